@@ -1,0 +1,160 @@
+"""Fixtures of the whole suite: real servers, real sites, a real browser; and nothing skipped where CI is set."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Literal, Protocol
+
+import pytest
+from playwright.async_api import Browser, async_playwright
+
+from tests.servers import PostgresServer, RedisServer, Site, program
+
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+#: Whoever uses one of these runs in processes of its own, whatever database the suite itself is on.
+PROCESS_FIXTURES = {"make_site", "site", "browser", "wheel"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if PROCESS_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("processes")
+
+
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    # A test that does not run where it must is a failure, not a letter in the output.
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but nothing may be skipped here: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    refuse_skip(report)
+    return report
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The Redis of the whole run, for tests that leave it alone; to kill one, start another ``RedisServer()``."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The PostgreSQL of the whole run, for tests that leave it alone."""
+    with PostgresServer() as server:
+        yield server
+
+
+class MakeSite(Protocol):
+    def __call__(
+        self,
+        database: Literal["sqlite", "postgresql"] = "sqlite",
+        *,
+        redis: bool | str = False,
+        settings: str = "project.settings",
+        app: str = "project.asgi:application",
+        **environment: str,
+    ) -> Site: ...
+
+
+@pytest.fixture(scope="session")
+def site_template(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str, str], Site]:
+    """A function that returns the migrated site which the sites of tests are copies of; each is prepared once."""
+    templates: dict[tuple[str, str], Site] = {}
+
+    def template(database: str, settings: str, app: str) -> Site:
+        if (database, settings) not in templates:
+            if database == "sqlite":
+                url = f"sqlite:///{tmp_path_factory.mktemp('template') / 'site.sqlite3'}"
+            else:
+                url = request.getfixturevalue("postgres_server").create_database()
+            site = Site(url, settings=settings, app=app)
+            site.prepare()
+            templates[database, settings] = site
+        return templates[database, settings]
+
+    return template
+
+
+def copy_sqlite(source: str, target: str) -> None:
+    # Not the file: what was written last may still be in the log beside it.
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+
+
+@pytest.fixture
+def make_site(
+    request: pytest.FixtureRequest, tmp_path: Path, site_template: Callable[[str, str, str], Site]
+) -> MakeSite:
+    """Return a function that makes a site with a fresh database, the five users and their sessions.
+
+    ``redis`` is False for the in-memory layer, True for :func:`redis_server`, or the URL of another.
+    """
+
+    def make(
+        database: Literal["sqlite", "postgresql"] = "sqlite",
+        *,
+        redis: bool | str = False,
+        settings: str = "project.settings",
+        app: str = "project.asgi:application",
+        **environment: str,
+    ) -> Site:
+        template = site_template(database, settings, app)
+        if database == "sqlite":
+            url = f"sqlite:///{tmp_path / f'site-{len(list(tmp_path.iterdir()))}.sqlite3'}"
+            copy_sqlite(template.database_url.removeprefix("sqlite:///"), url.removeprefix("sqlite:///"))
+        else:
+            postgres: PostgresServer = request.getfixturevalue("postgres_server")
+            url = postgres.create_database(template=template.database_url.rpartition("/")[2])
+        redis_url = request.getfixturevalue("redis_server").url if redis is True else redis or ""
+        return template.copy(url, redis_url=redis_url, app=app, extra=environment)
+
+    return make
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def site(request: pytest.FixtureRequest, make_site: MakeSite) -> Site:
+    """The demo site with the in-memory layer, once on SQLite and once on PostgreSQL."""
+    return make_site(request.param)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a real Chromium."""
+    return program("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture
+async def browser(chromium: str) -> AsyncIterator[Browser]:
+    """A running headless Chromium; give each person a ``browser.new_context()`` and the :meth:`Site.cookie`."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            await browser.close()

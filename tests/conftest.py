@@ -151,7 +151,7 @@ def chromium() -> str:
 
 @pytest.fixture
 async def browser(chromium: str) -> AsyncIterator[Browser]:
-    """A running headless Chromium; give each person a ``browser.new_context()`` and the :meth:`Site.cookie`."""
+    """A running headless Chromium; give each person a ``browser.new_context()`` and :meth:`Site.log_in` there."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
         try:

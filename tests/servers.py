@@ -25,11 +25,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 import psycopg
 import redis
 from psycopg import sql
+
+if TYPE_CHECKING:
+    from playwright.async_api import BrowserContext
 
 T = TypeVar("T")
 
@@ -77,6 +80,8 @@ class Server(ABC):
 
     name: str
     scheme: str
+    #: Where it runs; None is its own directory.
+    working_directory: Path | None = None
     #: The account to run as; None is this process's own.
     user: str | None = None
     #: What asks it to stop soon, but in good order.
@@ -129,7 +134,7 @@ class Server(ABC):
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command(),
-                cwd=ROOT if self.user is None else self.directory,
+                cwd=self.working_directory or self.directory,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -307,6 +312,8 @@ class AsgiServer(Server):
 
     :param env: environment variables on top of this process's own.
     :param arguments: further words for the server's command line.
+    :param python: the interpreter to run it with.
+    :param working_directory: from where ``app`` is importable.
     """
 
     scheme = "http"
@@ -317,8 +324,13 @@ class AsgiServer(Server):
         env: Mapping[str, str] | None = None,
         app: str = "project.asgi:application",
         arguments: Iterable[str] = (),
+        *,
+        python: str = sys.executable,
+        working_directory: Path = ROOT,
     ) -> None:
         self.name = self.kind = kind
+        self.python = python
+        self.working_directory = working_directory
         self.app = app
         self.env = dict(env or {})
         self.arguments = list(arguments)
@@ -329,7 +341,7 @@ class AsgiServer(Server):
             options = ["-b", "127.0.0.1", "-p", str(self.port), "--no-server-name"]
         else:
             options = ["--host", "127.0.0.1", "--port", str(self.port), "--timeout-graceful-shutdown", "5"]
-        return [sys.executable, "-m", self.kind, *options, *self.arguments, self.app]
+        return [self.python, "-m", self.kind, *options, *self.arguments, self.app]
 
     def environment(self) -> Mapping[str, str]:
         return os.environ | self.env
@@ -357,8 +369,8 @@ class Worker:
 
     def __init__(self, site: Site) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.worker"],
-            cwd=ROOT,
+            [site.python, "-c", (ROOT / "tests" / "worker.py").read_text()],
+            cwd=site.directory,
             env=site.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -422,6 +434,8 @@ for name in names:
 class Site:
     """A migrated database and what the processes of one site have in common.
 
+    :ivar extra: environment variables on top of those that this class sets.
+    :ivar python: the interpreter of the site's processes, which run in ``directory``.
     :ivar sessions: the session key of each user; ``alice``, ``bob`` and ``carol`` are customers, ``sam`` is staff,
         ``root`` a superuser. Their passwords are ``password``.
     :ivar users: the primary key of each user.
@@ -432,6 +446,8 @@ class Site:
     settings: str = "project.settings"
     app: str = "project.asgi:application"
     extra: dict[str, str] = field(default_factory=dict)
+    python: str = sys.executable
+    directory: Path = ROOT
     sessions: dict[str, str] = field(default_factory=dict)
     users: dict[str, int] = field(default_factory=dict)
 
@@ -467,8 +483,8 @@ class Site:
         :raises RuntimeError: if it fails, with what it printed.
         """
         done = subprocess.run(
-            [sys.executable, "-m", "django", *arguments],
-            cwd=ROOT,
+            [self.python, "-m", "django", *arguments],
+            cwd=self.directory,
             env=self.environment,
             timeout=timeout,
             text=True,
@@ -486,15 +502,17 @@ class Site:
 
     def server(self, kind: Literal["daphne", "uvicorn"] = "daphne", *arguments: str, **env: str) -> AsgiServer:
         """Return a new server of this site, to be used in a ``with``."""
-        return AsgiServer(kind, self.environment | env, self.app, arguments)
+        return AsgiServer(
+            kind, self.environment | env, self.app, arguments, python=self.python, working_directory=self.directory
+        )
 
     def headers(self, name: str) -> dict[str, str]:
         """Return the header that makes a request one of the user ``name``."""
         return {"Cookie": f"sessionid={self.sessions[name]}"}
 
-    def cookie(self, name: str, server: AsgiServer) -> dict[str, str]:
-        """Return the cookie that logs a browser in: ``await context.add_cookies([site.cookie("alice", server)])``."""
-        return {"name": "sessionid", "value": self.sessions[name], "url": server.url}
+    async def log_in(self, context: BrowserContext, name: str, server: AsgiServer) -> None:
+        """Log the browser ``context`` in to ``server`` as the user ``name``."""
+        await context.add_cookies([{"name": "sessionid", "value": self.sessions[name], "url": server.url}])
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,65 @@
+# make run     the demo site on http://127.0.0.1:8000/ (PORT=… for another); needs only Python 3.11+
+# make test    all tests: SQLite, PostgreSQL, Redis, a real Chromium, and the newest Django where Python 3.12+ is found
+# make lint    ruff, mypy, migrations       make bench, make faults    the long runs       make clean
+
+PORT ?= 8000
+PYTHON ?= $(shell .ci/find-python 3.11)
+# Newer Django than the long-term release, which needs a newer Python; empty where there is none.
+PYTHON_NEWEST ?= $(shell .ci/find-python 3.12 newest 2>/dev/null)
+PYTEST = python -X dev -m pytest
+
+.PHONY: run test test-newest bench faults lint migrations system-packages clean
+
+run: .venv/run
+	@.venv/bin/python manage.py migrate --verbosity=0
+	@.venv/bin/python manage.py demo --address http://127.0.0.1:$(PORT)/
+	@exec .venv/bin/python -m daphne -b 127.0.0.1 -p $(PORT) -v 0 project.asgi:application
+
+test: .venv/test system-packages $(if $(PYTHON_NEWEST),test-newest)
+	.ci/test-javascript
+	.venv/bin/$(PYTEST)
+	.venv/bin/python -m tests.servers postgres .venv/bin/$(PYTEST) -m "not processes and not faults"
+
+test-newest: .venv-newest/test
+	.venv-newest/bin/$(PYTEST)
+
+bench: .venv/test system-packages
+	.venv/bin/python -m benchmarks
+
+faults: .venv/test system-packages
+	.venv/bin/$(PYTEST) -m faults
+
+lint: .venv/test migrations
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+migrations: .venv/test
+	.venv/bin/python manage.py makemigrations --check --dry-run
+	.venv/bin/python -m django makemigrations --check --dry-run --settings tests.settings
+
+system-packages:
+	@.ci/system-packages
+
+.venv/run: requirements.txt | .venv/bin/pip
+	.venv/bin/pip install --quiet --requirement requirements.txt "Django~=5.2"
+	@touch $@
+
+.venv/test: requirements.txt requirements-dev.txt | .venv/bin/pip
+	.venv/bin/pip install --quiet --requirement requirements-dev.txt "Django~=5.2"
+	@touch $@ .venv/run
+
+.venv-newest/test: requirements.txt requirements-dev.txt
+	PYTHON=$(PYTHON_NEWEST) .ci/system-packages python3-venv
+	$(PYTHON_NEWEST) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --upgrade --requirement requirements-dev.txt "Django>=6"
+	@touch $@
+
+.venv/bin/pip:
+	$(if $(PYTHON),,$(error Python 3.11 or newer is needed))
+	PYTHON=$(PYTHON) .ci/system-packages python3-venv
+	$(PYTHON) -m venv .venv
+
+clean:
+	rm -rf .venv .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist db.sqlite3*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,126 @@
+"""The shop's pages. None of them knows of notifications but :func:`announce`, which sends one to everybody."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth import get_user_model, login
+from django.contrib.auth.decorators import login_required, permission_required
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST, require_safe
+
+from notifications import broadcast
+from project.shop.demo import PEOPLE
+from project.shop.forms import AnnouncementForm
+from project.shop.models import Order, Product, Status
+
+DESK_ORDERS = 100  # the newest ones; older ones are in the admin
+
+
+@require_safe
+def home(request: HttpRequest) -> HttpResponse:
+    """What this is and what to try; with ``DEBUG``, a button for each demo login."""
+    return render(request, "shop/home.html", {"people": PEOPLE if settings.DEBUG else []})
+
+
+@login_required
+@require_safe
+def start(request: HttpRequest) -> HttpResponse:
+    """Where a person lands after logging in: staff at the desk, customers at their orders."""
+    return redirect("shop:desk" if request.user.has_perm("shop.change_order") else "shop:orders")
+
+
+@require_POST
+def demo_login(request: HttpRequest) -> HttpResponse:
+    """Log in as one of the demo's people without a password; only with ``DEBUG``."""
+    name = request.POST.get("username", "")
+    if not settings.DEBUG or name not in {person.username for person in PEOPLE}:
+        raise Http404
+    user = get_user_model().objects.filter(username=name, is_active=True).first()
+    if user is None:
+        messages.warning(request, _("There is no %(name)s yet: run “python manage.py demo” first.") % {"name": name})
+        return redirect("shop:home")
+    login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+    return redirect("shop:start")
+
+
+def orders_of(user: User) -> QuerySet[Order]:
+    """Return the orders that ``user`` may see: their own, or all of them for those who may change orders."""
+    every = Order.objects.select_related("product", "customer")
+    return every if user.has_perm("shop.view_order") else every.filter(customer=user)
+
+
+@login_required
+@require_safe
+def orders(request: HttpRequest) -> HttpResponse:
+    """A customer's own orders, and the shelf to order from."""
+    mine = Order.objects.filter(customer=request.user).select_related("product")
+    return render(request, "shop/orders.html", {"orders": mine[:20], "products": Product.objects.all()})
+
+
+@login_required
+@require_safe
+def order(request: HttpRequest, pk: int) -> HttpResponse:
+    """One order; another customer's does not exist."""
+    return render(request, "shop/order.html", {"order": get_object_or_404(orders_of(request.user), pk=pk)})
+
+
+@login_required
+@require_POST
+def place(request: HttpRequest) -> HttpResponse:
+    """Order one product for the logged-in customer."""
+    product = get_object_or_404(Product, pk=request.POST.get("product") or 0)
+    Order.objects.create(customer=request.user, product=product)
+    return redirect("shop:orders")
+
+
+@login_required
+@permission_required("shop.change_order", raise_exception=True)
+@require_safe
+def desk(request: HttpRequest) -> HttpResponse:
+    """The staff's desk: all orders by status, each to be moved on, and the form for announcements."""
+    return render(request, "shop/desk.html", desk_context(AnnouncementForm()))
+
+
+def desk_context(form: AnnouncementForm) -> dict[str, object]:
+    """Return what the desk shows, with ``form`` as its announcement."""
+    newest = list(Order.objects.select_related("product", "customer")[:DESK_ORDERS])
+    newest.sort(key=lambda order: order.updated_at, reverse=True)
+    columns = [(step, [order for order in newest if order.status == step]) for step in Status]
+    return {"columns": columns, "form": form}
+
+
+@login_required
+@permission_required("shop.change_order", raise_exception=True)
+@require_POST
+def advance(request: HttpRequest, pk: int) -> HttpResponse:
+    """Move one order to the status that the button named, if that is still the next one.
+
+    Two people at two desks who press the same button move the order by one step, not by two.
+    """
+    with transaction.atomic():
+        order = get_object_or_404(Order.objects.select_for_update(), pk=pk)
+        if order.following is None or request.POST.get("to") != order.following:
+            messages.info(request, _("%(order)s has already been moved on.") % {"order": order.number})
+        else:
+            order.advance()
+    return redirect("shop:desk")
+
+
+@login_required
+@permission_required("notifications.add_broadcast", raise_exception=True)
+@require_POST
+def announce(request: HttpRequest) -> HttpResponse:
+    """Send the announcement to its audience."""
+    form = AnnouncementForm(request.POST)
+    if not form.is_valid():
+        return render(request, "shop/desk.html", desk_context(form), status=422)
+    data = form.cleaned_data
+    broadcast(data["title"], data["body"], audience=data["audience"], level=data["level"], sender=request.user)
+    messages.success(request, _("Sent: %(title)s") % {"title": data["title"]})
+    return redirect("shop:desk")

@@ -1,0 +1,137 @@
+// The shop's pages: they follow what the bell receives, and say how it receives it. Each works without this file.
+
+const TRANSPORT_KEY = "corner-shop:transport";
+const NAMES = { sse: "SSE", websocket: "WebSocket", polling: document.querySelector('.switch [value="polling"] + span')?.textContent };
+
+const bell = document.querySelector("notification-bell");
+const panel = document.getElementById("connection");
+
+// A region marked data-live is fetched again, with the rest of its page, when something happened that it may show.
+// The server stays the only place that renders an order.
+function show(html) {
+  const fresh = new DOMParser().parseFromString(html, "text/html");
+  const focused = document.activeElement?.id;
+  for (const region of document.querySelectorAll("[data-live]")) {
+    const next = fresh.getElementById(region.id);
+    if (!next || next.innerHTML === region.innerHTML) continue;
+    const before = new Map([...items(region)].map((item) => [item.id, item.dataset.status]));
+    region.replaceChildren(...next.childNodes);
+    for (const item of items(region)) {
+      if (before.get(item.id) !== item.dataset.status) item.classList.add("changed");
+    }
+    if (region.dataset.status !== next.dataset.status) {
+      region.dataset.status = next.dataset.status;
+      region.classList.remove("changed");
+      region.offsetWidth; // start the animation anew
+      region.classList.add("changed");
+    }
+  }
+  if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+}
+
+function items(region) {
+  return region.querySelectorAll("[data-status]");
+}
+
+let timer;
+let running = false;
+let again = false;
+
+// Several events in a row cost one request; an event that comes while one is under way, one more.
+function refresh() {
+  clearTimeout(timer);
+  timer = setTimeout(async () => {
+    if (running) {
+      again = true;
+      return;
+    }
+    running = true;
+    try {
+      const response = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (response.ok && !response.redirected) show(await response.text());
+    } catch {
+      // Offline: the bell comes back by itself, and with it the next event.
+    } finally {
+      running = false;
+      if (again) {
+        again = false;
+        refresh();
+      }
+    }
+  }, 100);
+}
+
+document.addEventListener("notifications:notification", (event) => {
+  if (event.detail.kind?.startsWith("order.")) refresh();
+});
+document.addEventListener("notifications:reset", refresh);
+addEventListener("pageshow", (event) => {
+  if (event.persisted) refresh();
+});
+
+// A form marked data-quiet leaves the page, and so its stream, where they are.
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!form.matches("form[data-quiet]")) return;
+  event.preventDefault();
+  const data = new FormData(form, event.submitter);
+  event.submitter?.setAttribute("disabled", "");
+  try {
+    const response = await fetch(form.action, { method: "POST", body: data });
+    if (new URL(response.url).pathname === location.pathname) show(await response.text());
+    else location.assign(response.url);
+  } catch {
+    form.submit();
+  } finally {
+    event.submitter?.removeAttribute("disabled");
+  }
+});
+
+// How this tab is connected, and the choice of another way, kept for this browser.
+function clock(date) {
+  return date.toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+}
+
+function put(name, text) {
+  document.getElementById(`connection-${name}`).textContent = text;
+}
+
+function remembered() {
+  try {
+    return localStorage.getItem(TRANSPORT_KEY);
+  } catch {
+    return null; // storage may be forbidden
+  }
+}
+
+function remember(transport) {
+  try {
+    localStorage.setItem(TRANSPORT_KEY, transport);
+  } catch {
+    // Then the choice lasts as long as this page.
+  }
+}
+
+// `notifications:state` tells what the connection is doing; readyState is as in EventSource and WebSocket.
+document.addEventListener("notifications:state", ({ detail: state }) => {
+  if (!panel) return;
+  const open = state.readyState === 1;
+  panel.dataset.state = open ? "open" : state.readyState === 2 ? "closed" : state.retryAt ? "waiting" : "connecting";
+  const name = NAMES[state.transport] ?? state.transport ?? "–";
+  put("transport", state.fallback ? `${name} (${state.fallback})` : name);
+  put("since", open && state.since ? clock(new Date(state.since)) : "–");
+  if (state.lastEvent) put("last", clock(new Date(state.lastEvent)));
+});
+document.addEventListener("notifications:heartbeat", () => put("last", clock(new Date())));
+
+if (bell && panel) {
+  const choice = remembered() ?? "auto";
+  if (choice !== "auto") bell.setAttribute("transport", choice);
+  for (const radio of panel.querySelectorAll('[name="transport"]')) {
+    radio.checked = radio.value === choice;
+    radio.addEventListener("change", () => {
+      remember(radio.value);
+      bell.setAttribute("transport", radio.value);
+    });
+  }
+}

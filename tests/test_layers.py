@@ -11,12 +11,12 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "notifications"
 #: From the bottom to the top; a module imports only from its own layer and from those before it.
 LAYERS = {
-    "pure": {"settings", "cursor", "sse", "envelope", "signals", "failpoints", "batch"},
-    "log": {"models", "access", "doorbell", "log", "publish", "binding", "inbox", "reader"},
+    "pure": {"settings", "cursor", "sse", "envelope", "signals", "failpoints", "batch", "origin"},
+    "log": {"models", "access", "doorbell", "log", "publishing", "binding", "broadcasts", "receivers", "inbox", "reader"},
     "hub": {"subscription", "hub"},
-    "stream": {"stream", "asgi"},
-    "view": {"views", "consumers", "inbox_views", "forms"},
-    "site": {"urls", "routing", "admin", "apps", "checks", "templatetags", "management"},
+    "stream": {"stream", "shutdown", "asgi"},
+    "view": {"views", "consumers", "polling", "inbox_views", "forms"},
+    "site": {"urls", "routing", "asgi", "admin", "apps", "checks", "templatetags", "management"},
 }
 ORDER = list(LAYERS)
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}

@@ -1,0 +1,190 @@
+"""The WebSocket consumer: the same stream as SSE, in text frames (docs/protocol.md).
+
+Live events do not pass through Channels' dispatch (which hops to a thread for each of them); the consumer has no
+channel of its own either: one writer task takes from the subscription and sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+from contextlib import aclosing
+from typing import Any
+from urllib.parse import parse_qs
+
+from channels.consumer import AsyncConsumer
+from channels.exceptions import StopConsumer
+from django.contrib.auth.models import AnonymousUser
+
+from . import shutdown
+from .access import Principal, principal_of
+from .envelope import control
+from .hub import HubFull, NotAuthorized
+from .settings import conf
+from .stream import current_hub, open_stream
+
+__all__ = ["SUBPROTOCOL", "CloseCode", "NotificationConsumer"]
+
+logger = logging.getLogger("notifications")
+
+SUBPROTOCOL = "notifications.v1"
+
+
+class CloseCode:
+    """Why a WebSocket was closed; a client stays away after 4400, 4401 and 4403."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    MALFORMED = 4400
+    NOT_AUTHENTICATED = 4401
+    SLOW = 4408
+    TOO_MANY = 4429
+
+
+#: Close code for each reason that a stream can end with.
+CLOSE_CODES = {"revoked": CloseCode.NOT_AUTHENTICATED, "slow": CloseCode.SLOW, "capacity": CloseCode.TOO_MANY}
+
+
+class NotificationConsumer(AsyncConsumer):
+    """One connection. ``scope["user"]`` is the logged-in user; ``?cursor=`` is where the client is."""
+
+    #: Names no layer: the consumer needs no channel, which would be one Redis subscription per client.
+    channel_layer_alias = "notifications has no layer per connection"
+
+    def __init__(self) -> None:
+        self._writer: asyncio.Task[None] | None = None
+        self._tokens = float(conf.frame_rate[1])
+        self._refilled = asyncio.get_running_loop().time()
+        self._sent = 0
+        self._acknowledged = 0
+        self._unacknowledged: deque[tuple[str, int]] = deque(maxlen=1024)
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """As in Channels, but for the three messages of a WebSocket only, and without the hop to a thread."""
+        match message["type"]:
+            case "websocket.connect":
+                # A task, because whatever is awaited here keeps a disconnect from being noticed.
+                self._writer = asyncio.create_task(self._serve())
+            case "websocket.receive":
+                await self._receive(message)
+            case "websocket.disconnect":
+                if self._writer is not None:
+                    self._writer.cancel()
+                    await asyncio.wait([self._writer])
+                raise StopConsumer
+
+    async def _serve(self) -> None:
+        """Accept, stream, close. An exception must not leave here: the socket would stay open, silent, for ever."""
+        code = CloseCode.GOING_AWAY
+        try:
+            shutdown.install(current_hub())
+            offered = self.scope.get("subprotocols") or ()
+            await self.send(
+                {"type": "websocket.accept", "subprotocol": SUBPROTOCOL if SUBPROTOCOL in offered else None}
+            )
+            code = await self._stream()
+        except NotAuthorized:
+            await self._refuse(CloseCode.NOT_AUTHENTICATED, "log in to receive notifications")
+            return
+        except (HubFull, TimeoutError):
+            await self._refuse(CloseCode.TOO_MANY, "too many streams on this server; come back soon")
+            return
+        except OSError:
+            return  # The client has gone.
+        except Exception:
+            logger.exception("a stream failed; its client is asked to return")
+            code = 1011
+        await self._close(code)
+
+    async def _stream(self) -> int:
+        cursor = parse_qs(self.scope.get("query_string", b"").decode("latin-1")).get("cursor", [None])[-1]
+        if cursor is not None and len(cursor) > conf.cursor_length:
+            await self._error(CloseCode.MALFORMED, "the cursor is too long")
+            return CloseCode.MALFORMED
+        async with open_stream(self._principal(), transport="websocket", cursor=cursor) as (subscription, frames):
+            async with aclosing(frames) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    for envelope, position in batch:
+                        async with asyncio.timeout(conf.slow_seconds):
+                            await self.send({"type": "websocket.send", "text": envelope.as_json(position)})
+                        self._sent += envelope.size
+                    if (position := batch[-1][1]) is not None:
+                        self._unacknowledged.append((position, self._sent))
+                    if self._sent - self._acknowledged > conf.slow_bytes:
+                        # Where send() never waits (daphne), this bounds what a client that does not read can pile up.
+                        subscription.end("slow", 0)
+            assert subscription.ended is not None
+            return CLOSE_CODES.get(subscription.ended.reason, CloseCode.GOING_AWAY)
+
+    def _principal(self) -> Principal:
+        user = self.scope.get("user")
+        if user is None or isinstance(user, AnonymousUser) or not user.is_authenticated:
+            raise NotAuthorized
+        return principal_of(user, self.scope.get("session"))
+
+    async def _receive(self, message: dict[str, Any]) -> None:
+        """A client may acknowledge and ping, little and not too often; anything else closes the connection."""
+        if not self._allowed():
+            return await self._end(CloseCode.TOO_MANY, "too many frames")
+        text = message.get("text")
+        if text is None or len(text) > conf.frame_bytes:
+            return await self._end(CloseCode.MALFORMED, f"a frame is JSON text of at most {conf.frame_bytes} bytes")
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            content = None
+        match content:
+            case {"type": "ack", "cursor": str(cursor)}:
+                self._acknowledge(cursor)
+            case {"type": "ping"}:
+                pass
+            case _:
+                await self._end(CloseCode.MALFORMED, 'a frame is {"type": "ack", "cursor": …} or {"type": "ping"}')
+
+    def _allowed(self) -> bool:
+        """A token bucket: ``FRAME_RATE`` is (frames per second, burst)."""
+        rate, burst = conf.frame_rate
+        now = asyncio.get_running_loop().time()
+        self._tokens = min(burst, self._tokens + (now - self._refilled) * rate)
+        self._refilled = now
+        self._tokens -= 1
+        return self._tokens >= 0
+
+    def _acknowledge(self, cursor: str) -> None:
+        for position, sent in self._unacknowledged:
+            if position == cursor:
+                self._acknowledged = sent
+                while self._unacknowledged and self._unacknowledged[0][1] <= sent:
+                    self._unacknowledged.popleft()
+                return
+
+    async def _end(self, code: int, sentence: str) -> None:
+        """Close because of what the client did."""
+        if self._writer is not None and not self._writer.done():
+            self._writer.cancel()
+            await asyncio.wait([self._writer])
+            await self._refuse(code, sentence)
+
+    async def _refuse(self, code: int, sentence: str) -> None:
+        """Say why before closing: daphne drops close reasons, and browsers show 1006 for a refused handshake."""
+        await self._error(code, sentence)
+        await self._close(code)
+
+    async def _error(self, code: int, sentence: str) -> None:
+        await self._send_quietly(
+            {"type": "websocket.send", "text": control("error", code=code, message=sentence).as_json(None)}
+        )
+
+    async def _close(self, code: int) -> None:
+        await self._send_quietly({"type": "websocket.close", "code": code})
+
+    async def _send_quietly(self, message: dict[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(1.0):
+                await self.send(message)
+        except Exception as error:  # uvicorn raises when the client has gone, daphne does not.
+            logger.debug("a closing WebSocket could not be written to: %r", error)
+
+

@@ -1,0 +1,166 @@
+"""The handover: an open event stream holds no thread and no database connection (design: idea 4).
+
+The SSE view runs as an ordinary view, with the site's middleware, session and limits, and leaves a :class:`Handover` in
+the scope. Django's answer is held back until Django has finished the request, so that its thread and its connection
+are gone; then the stream is written from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from . import shutdown
+from .envelope import Envelope, control
+from .hub import HubFull, NotAuthorized
+from .settings import conf
+from .sse import CONTENT_TYPE
+from .stream import Frame, current_hub, open_stream
+
+__all__ = ["Handover", "StreamHandover", "encode_frames"]
+
+logger = logging.getLogger("notifications")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: Where in the scope the view finds the handover; absent without the wrapper.
+SCOPE_KEY = "notifications.handover"
+
+
+@dataclass
+class Handover:
+    """What the view leaves for the wrapper: for whom to stream, and from where."""
+
+    principal: Any = None
+    cursor: str | None = None
+
+    @property
+    def accepted(self) -> bool:
+        return self.principal is not None
+
+
+def encode_frames(frames: list[Frame]) -> bytes:
+    """Return frames as one piece of an event stream."""
+    return b"".join([envelope.as_sse(cursor) for envelope, cursor in frames])
+
+
+class StreamHandover:
+    """ASGI middleware around Django's application; everything but accepted streams passes through untouched."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.application(scope, receive, send)
+        handover = Handover()
+        held: list[Message] = []
+
+        async def hold_back(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if handover.accepted and _is_event_stream(message):
+                    held.append(message)
+                    return
+            elif held:
+                return  # The body of the view's answer, which is empty.
+            await send(message)
+
+        await self.application({**scope, SCOPE_KEY: handover}, receive, hold_back)
+        if held:
+            # Django has finished: the request's thread and database connection are gone.
+            await _write_stream(handover, held[0], receive, send)
+
+
+def _is_event_stream(start: Message) -> bool:
+    return start["status"] == 200 and any(
+        name.lower() == b"content-type" and value.startswith(CONTENT_TYPE.encode())
+        for name, value in start.get("headers", ())
+    )
+
+
+async def _write_stream(handover: Handover, start: Message, receive: Receive, send: Send) -> None:
+    """Write the stream until it ends, the client goes, or the client stops reading.
+
+    An exception must not leave here: daphne would keep the socket open, silent, for ever.
+    """
+    shutdown.install(current_hub())
+    task = asyncio.current_task()
+    assert task is not None
+    gone = asyncio.create_task(_disconnected(receive, task))
+    headers = [(name, value) for name, value in start.get("headers", ()) if name.lower() != b"content-length"]
+    begun = False
+    try:
+        async with open_stream(handover.principal, transport="sse", cursor=handover.cursor) as (subscription, frames):
+            await send({**start, "headers": headers})
+            begun = True
+            sent = 0
+            async with aclosing(frames) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    body = encode_frames(batch)
+                    async with asyncio.timeout(conf.slow_seconds):
+                        await send({"type": "http.response.body", "body": body, "more_body": True})
+                    sent += len(body)
+                    if sent > conf.stream_bytes:
+                        # Where send() never waits (daphne), this bounds what a client that does not read can pile up.
+                        subscription.end("slow", 0)
+    except (NotAuthorized, HubFull, TimeoutError) as error:
+        if not begun:
+            return await _refuse(send, start, error)
+        logger.info("a client of user %s does not read; its stream is ended", handover.principal.user)
+    except OSError:
+        return  # The client has gone; nothing can be written any more.
+    except asyncio.CancelledError:
+        if not _client_left(gone):
+            raise
+        task.uncancel()
+        return
+    except Exception:
+        logger.exception("a stream failed; its client is asked to return")
+        if not begun:
+            return await _refuse(send, start, None)
+    finally:
+        gone.cancel()
+    if _client_left(gone):
+        task.uncancel()
+        return
+    try:
+        async with asyncio.timeout(1.0):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+    except OSError:  # It has gone, or (TimeoutError) does not read.
+        pass
+
+
+async def _disconnected(receive: Receive, task: asyncio.Task[Any]) -> None:
+    """Cancel ``task`` when the client has gone, also while it waits for a client that does not read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()
+
+
+def _client_left(gone: asyncio.Task[None]) -> bool:
+    return gone.done() and not gone.cancelled()
+
+
+async def _refuse(send: Send, start: Message, error: Exception | None) -> None:
+    """Answer instead of streaming. The view had checked; a moment later it is not so any more."""
+    status = 401 if isinstance(error, NotAuthorized) else 503
+    headers = [
+        (name, value)
+        for name, value in start.get("headers", ())
+        if name.lower() not in (b"content-length", b"content-type")
+    ]
+    headers += [(b"Content-Type", b"application/json")]
+    if status == 503:
+        headers += [(b"Retry-After", b"5")]
+    sentence = "log in to receive notifications" if status == 401 else "too many streams on this server; come back soon"
+    body: Envelope = control("error", code=status, error=sentence)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body.data.encode(), "more_body": False})

@@ -1,0 +1,259 @@
+"""The log: append in the caller's transaction, number after commit, read from a position (design: ideas 1 and 2).
+
+:func:`append` takes no shared lock, so that publishing can neither deadlock nor slow the site. :func:`drain` numbers
+what was committed, one short lock at a time, and rings the doorbell. Whatever a crash leaves unnumbered is found by
+:func:`sweep`. All of it is synchronous and runs on the database that the router gives to events.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+from django.db import connections, router, transaction
+from django.db.models import Max, Min
+from django.db.models.functions import Now
+
+from . import doorbell, failpoints
+from .models import Event, Topic, new_epoch
+from .settings import conf
+
+__all__ = [
+    "Head",
+    "LogEvent",
+    "advanced",
+    "append",
+    "database",
+    "drain",
+    "heads",
+    "read",
+    "rotate_epoch",
+    "sweep",
+    "trim",
+]
+
+logger = logging.getLogger("notifications")
+
+T = TypeVar("T")
+
+#: How much one short lock covers; more is numbered by another round.
+TOPICS_AT_ONCE = 200
+EVENTS_AT_ONCE = 500
+#: A drain's UPDATE and its COMMIT are this far apart at most; the safety poll looks back by as much.
+OVERLAP = timedelta(seconds=10)
+
+
+class Head(NamedTuple):
+    """Where a topic's log stands."""
+
+    name: str
+    id: int
+    epoch: str
+    seq: int
+
+
+class LogEvent(NamedTuple):
+    """One numbered event; ``payload`` is JSON text."""
+
+    seq: int
+    type: str
+    payload: str
+
+
+def database() -> str:
+    """Return the alias of the database that holds the log."""
+    return router.db_for_write(Event)
+
+
+def append(events: Iterable[tuple[str, str, str]]) -> None:
+    """Insert ``(topic, type, payload)`` events, unnumbered, in the caller's transaction; they are drained after commit.
+
+    One INSERT for all of them, no lock on anything shared. A rollback leaves nothing behind.
+    """
+    alias = database()
+    rows = [Event(topic=topic, type=type, payload=payload) for topic, type, payload in events]
+    if not rows:
+        return
+    with transaction.atomic(using=alias, savepoint=False):
+        Event.objects.using(alias).bulk_create(rows, batch_size=1000)
+        _waiting(alias).update(row.topic for row in rows)
+        # Registered each time, because the callback of a savepoint that is rolled back is forgotten with it;
+        # the first one to run takes the names of all.
+        transaction.on_commit(partial(_drain_waiting, alias), using=alias, robust=True)
+
+
+def _waiting(alias: str) -> set[str]:
+    """Return the topics named on this connection since its last commit."""
+    connection = connections[alias]
+    names: set[str] | None = getattr(connection, "notifications_waiting", None)
+    if names is None:
+        names = set()
+        connection.notifications_waiting = names  # type: ignore[attr-defined]
+    return names
+
+
+def _drain_waiting(alias: str) -> None:
+    names = set(_waiting(alias))
+    _waiting(alias).clear()
+    failpoints.hit("before-drain")
+    if names:
+        try:
+            drain(names, using=alias)
+        except Exception:
+            # Committed, only not numbered yet: the caller has done its part, and the sweeper will do ours.
+            logger.exception("draining %d topics failed; the sweeper will repeat it", len(names))
+
+
+def drain(topics: Iterable[str], *, using: str | None = None) -> int:
+    """Number the waiting events of these topics and ring the doorbell; return how many were numbered.
+
+    Idempotent and safe to run from any number of processes at once: numbers are given under the topics' row locks,
+    taken in the order of their ids.
+    """
+    alias = using or database()
+    total = 0
+    for names in _batches(sorted(set(topics)), TOPICS_AT_ONCE):
+        while True:
+            hints, numbered = _number(names, alias)
+            failpoints.hit("before-hint")
+            doorbell.ring(hints)
+            total += numbered
+            if numbered < EVENTS_AT_ONCE:
+                break
+    return total
+
+
+def _number(names: Sequence[str], alias: str) -> tuple[list[doorbell.Hint], int]:
+    with transaction.atomic(using=alias):
+        topics = {topic.name: topic for topic in _locked(names, alias)}
+        if len(topics) == len(names):
+            return _number_locked(topics, alias)
+    # New topics are made outside of the transaction, in order, so that two drains never wait for each other's.
+    missing = [Topic(name=name) for name in names if name not in topics]
+    Topic.objects.using(alias).bulk_create(missing, ignore_conflicts=True)
+    with transaction.atomic(using=alias):
+        return _number_locked({topic.name: topic for topic in _locked(names, alias)}, alias)
+
+
+def _locked(names: Sequence[str], alias: str) -> list[Topic]:
+    rows = Topic.objects.using(alias).filter(name__in=names).order_by("pk")
+    if connections[alias].features.has_select_for_update:
+        return list(rows.select_for_update())
+    if getattr(connections[alias], "transaction_mode", None) not in ("IMMEDIATE", "EXCLUSIVE"):
+        # SQLite ignores select_for_update; to write first is what takes its lock instead of failing at once later.
+        rows.order_by().update(advanced_at=Now())
+    return list(rows)
+
+
+def _number_locked(topics: dict[str, Topic], alias: str) -> tuple[list[doorbell.Hint], int]:
+    waiting = Event.objects.using(alias).filter(topic__in=list(topics), seq=None).order_by("pk")
+    events = list(waiting[:EVENTS_AT_ONCE])
+    grouped: dict[str, list[LogEvent]] = defaultdict(list)
+    for event in events:
+        topic = topics[event.topic]
+        topic.head += 1
+        event.seq = topic.head
+        grouped[event.topic].append(LogEvent(event.seq, event.type, event.payload))
+    _update(Event, events, {"seq"}, alias)
+    advanced = [topics[name] for name in grouped]
+    for topic in advanced:
+        topic.advanced_at = Now()  # type: ignore[assignment]
+    _update(Topic, advanced, {"head", "advanced_at"}, alias)
+    hints = [
+        doorbell.Hint(topic.name, topic.pk, topic.epoch, topic.head, tuple(grouped[topic.name])) for topic in advanced
+    ]
+    return hints, len(events)
+
+
+def _update(model: type[Event] | type[Topic], rows: Sequence[Event | Topic], fields: set[str], alias: str) -> None:
+    """One UPDATE for these rows: plain for one, CASE for several."""
+    manager = model._default_manager.using(alias)
+    if len(rows) == 1:
+        manager.filter(pk=rows[0].pk).update(**{name: getattr(rows[0], name) for name in fields})
+    elif rows:
+        manager.bulk_update(rows, sorted(fields))  # type: ignore[arg-type]
+
+
+def sweep() -> int:
+    """Drain what a crash between a commit and its drain left behind; return how many events it numbered."""
+    undrained = Event.objects.using(database()).filter(seq=None).order_by().values_list("topic", flat=True)
+    names = list(undrained.distinct()[:TOPICS_AT_ONCE])
+    return drain(names) if names else 0
+
+
+def heads(names: Iterable[str]) -> dict[str, Head]:
+    """Return where these topics stand, in one query; topics that nothing was ever sent to are not in the answer."""
+    rows = Topic.objects.using(database()).filter(name__in=list(names))
+    return {row[0]: Head(*row) for row in rows.values_list("name", "id", "epoch", "head")}
+
+
+def read(topic: str, after: int, limit: int) -> list[LogEvent]:
+    """Return up to ``limit`` events of a topic numbered above ``after``, in order."""
+    rows = Event.objects.using(database()).filter(topic=topic, seq__gt=after).order_by("seq")
+    return [LogEvent(*row) for row in rows.values_list("seq", "type", "payload")[:limit]]
+
+
+def advanced(mark: datetime | None) -> tuple[list[Head], datetime | None]:
+    """Return the topics that advanced since ``mark``, and the mark for the next call; None: since now.
+
+    Looks back a little further than the mark, so that a commit that took its time is not passed over.
+    """
+    topics = Topic.objects.using(database())
+    if mark is None:
+        return [], topics.aggregate(mark=Max("advanced_at"))["mark"]
+    rows = list(topics.filter(advanced_at__gt=mark - OVERLAP).values_list("name", "id", "epoch", "head", "advanced_at"))
+    return [Head(*row[:4]) for row in rows], max((row[4] for row in rows), default=mark)
+
+
+def trim(*, older_than: timedelta | None = None, batch: int = 500) -> int:
+    """Delete a batch of events older than ``older_than`` (default: ``RETENTION``) from the bottom of their logs.
+
+    Call until it returns 0. Each topic's ``floor`` moves in the same transaction, so that a client whose cursor is
+    below it is told to fetch its inbox instead of missing events silently.
+    """
+    alias = database()
+    cutoff = Now() - (conf.retention if older_than is None else older_than)
+    old = Event.objects.using(alias).filter(created_at__lt=cutoff).exclude(seq=None)
+    deleted = 0
+    for name in list(dict.fromkeys(old.order_by("created_at").values_list("topic", flat=True)[:batch])):
+        with transaction.atomic(using=alias):
+            for topic in _locked([name], alias):
+                rows = Event.objects.using(alias).filter(topic=name)
+                kept = rows.filter(created_at__gte=cutoff).aggregate(first=Min("seq"))["first"]
+                floor = min(topic.head if kept is None else kept - 1, topic.floor + batch)
+                deleted += rows.filter(seq__lte=floor).delete()[0]
+                Topic.objects.using(alias).filter(pk=topic.pk).update(floor=floor)
+    return deleted
+
+
+def rotate_epoch(topics: Iterable[str] | None = None) -> int:
+    """Begin a new life of these topics (default: all), as after restoring a dump; return how many there were.
+
+    Every client of theirs gets one ``reset`` and fetches its inbox again.
+    """
+    alias = database()
+    names = Topic.objects.using(alias).values_list("name", flat=True)
+    if topics is not None:
+        names = names.filter(name__in=list(topics))
+    count = 0
+    for batch in _batches(sorted(names), TOPICS_AT_ONCE):
+        with transaction.atomic(using=alias):
+            rows = _locked(batch, alias)
+            for topic in rows:
+                topic.epoch = new_epoch()
+                topic.advanced_at = Now()  # type: ignore[assignment]
+            _update(Topic, rows, {"epoch", "advanced_at"}, alias)
+        doorbell.ring([doorbell.Hint(topic.name, topic.pk, topic.epoch, topic.head, ()) for topic in rows])
+        count += len(rows)
+    return count
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,111 @@
+"""The same stream for those who can only ask: what happened since the cursor, as one answer.
+
+Reads the log directly, because it must work where no hub can run (under WSGI). The rules are the ones of
+:meth:`notifications.hub.Hub.replay`; the contract tests hold both to them.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from typing import NamedTuple
+
+from django.contrib.auth.models import AbstractBaseUser
+
+from . import inbox, log
+from .access import Access, Principal, authorize
+from .cursor import InvalidCursor, Position, format_cursor, parse_cursor
+from .envelope import Envelope, control, log_envelope
+from .settings import conf
+
+__all__ = ["Answer", "poll"]
+
+#: Events of one topic in one answer; the client asks again at once for the rest.
+EVENTS_AT_ONCE = 200
+#: Seconds between looks for what a crash left unnumbered: under WSGI there is no hub to do it.
+SWEEP_INTERVAL = 5.0
+
+_sweep_lock = threading.Lock()
+_swept_at = 0.0
+
+
+class Answer(NamedTuple):
+    """What a poll brings: events with the cursor after each, the last cursor, and when to ask again."""
+
+    frames: list[tuple[Envelope, str]]
+    cursor: str
+    retry: int
+
+
+def poll(user: AbstractBaseUser, principal: Principal, cursor: str | None) -> Answer | None:
+    """Return what ``user`` may read after ``cursor`` (None: nothing, only where to begin); None: unauthorized.
+
+    ``ready`` is always the first event. ``retry`` is in milliseconds, 0 if there is more to fetch.
+    """
+    _sweep_now_and_then()
+    access = authorize([principal])[principal]
+    if access is None:
+        return None
+    heads = log.heads(access.topics)
+    resets: list[tuple[str, str]] = []
+    positions: dict[int, Position] | None = None
+    try:
+        positions = None if cursor is None else parse_cursor(cursor)
+    except InvalidCursor:
+        resets.append(("*", "malformed"))
+    marks: dict[str, Position] = {}
+    for head in heads.values():
+        marks[head.name], reason = _begin(head, positions, access)
+        if reason:
+            resets.append((head.name, reason))
+    ready = control(
+        "ready",
+        cursor=format_cursor(marks.values()),
+        unread=inbox.unread_count(user),
+        heartbeat=int(conf.heartbeat * 1000),
+        connection=secrets.token_urlsafe(9),
+        transport="polling",
+    )
+    frames = [(ready, format_cursor(marks.values()))]
+    events: list[tuple[Envelope, str]] = []
+    more = False
+    for head in heads.values():
+        start = marks[head.name].seq
+        if start >= head.seq:
+            continue
+        rows = log.read(head.name, start, EVENTS_AT_ONCE)
+        if not rows or rows[0].seq != start + 1:
+            resets.append((head.name, "floor"))
+            marks[head.name] = Position(head.id, head.epoch, head.seq)
+            continue
+        for row in rows:
+            marks[head.name] = Position(head.id, head.epoch, row.seq)
+            events.append((log_envelope(head.name, *row), format_cursor(marks.values())))
+        more = more or rows[-1].seq < head.seq
+    last = format_cursor(marks.values())
+    frames += [(control("reset", topic=topic, reason=reason), frames[0][1]) for topic, reason in resets]
+    return Answer(frames + events, last, 0 if more else int(conf.polling_retry * 1000))
+
+
+def _begin(head: log.Head, positions: dict[int, Position] | None, access: Access) -> tuple[Position, str | None]:
+    """Return where a client begins in a topic, and why it must fetch its inbox, if it must."""
+    here = Position(head.id, head.epoch, head.seq)
+    if positions is None:
+        return here, None
+    since = min(access.since.get(head.name, 0), head.seq)
+    position = positions.get(head.id, Position(head.id, head.epoch, since))
+    if position.epoch != head.epoch:
+        return here, "epoch"
+    if position.seq > head.seq:
+        return here, "ahead"
+    return here._replace(seq=max(position.seq, since)), None
+
+
+def _sweep_now_and_then() -> None:
+    global _swept_at
+    with _sweep_lock:
+        if time.monotonic() - _swept_at < SWEEP_INTERVAL:
+            return
+        _swept_at = time.monotonic()
+    log.sweep()

@@ -1,0 +1,87 @@
+"""The hub's way to the database: a few threads of its own, and no connection kept while there is nothing to do.
+
+Reads of streams neither queue behind the one thread that Channels gives to all consumers of a process, nor open a
+connection each: whatever the number of streams, there are at most ``DATABASE_THREADS`` connections, closed when idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from django.contrib.auth import get_user_model
+from django.db import close_old_connections, connections
+
+from . import inbox, log, publishing
+from .access import Access, Principal, authorize
+from .settings import conf
+
+__all__ = ["Reader"]
+
+R = TypeVar("R")
+
+TRIM_EVERY = timedelta(minutes=5).total_seconds()
+
+
+class Reader:
+    """Everything a hub asks of the database (:class:`notifications.hub.Log`), awaitable."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(conf.database_threads, thread_name_prefix="notifications-db")
+        self._lock = threading.Lock()
+        self._asked = 0
+        self._trim_at = time.monotonic() + 30
+
+    async def run(self, function: Callable[..., R], *args: Any) -> R:
+        """Run a synchronous database function on the pool."""
+        with self._lock:
+            self._asked += 1
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, function, args)
+
+    def _call(self, function: Callable[..., R], args: tuple[Any, ...]) -> R:
+        close_old_connections()
+        try:
+            return function(*args)
+        finally:
+            with self._lock:
+                self._asked -= 1
+                waiting = self._asked >= conf.database_threads
+            if not waiting:
+                connections.close_all()
+
+    async def authorize(self, principals: Sequence[Principal]) -> dict[Principal, Access | None]:
+        return await self.run(authorize, list(principals))
+
+    async def heads(self, names: Sequence[str]) -> dict[str, log.Head]:
+        return await self.run(log.heads, names)
+
+    async def read(self, topic: str, after: int, limit: int) -> list[log.LogEvent]:
+        return await self.run(log.read, topic, after, limit)
+
+    async def advanced(self, mark: datetime | None) -> tuple[list[log.Head], datetime | None]:
+        return await self.run(log.advanced, mark)
+
+    async def unread(self, user: Any) -> int:
+        """Return the user's unread count, as ``ready`` tells it."""
+        return await self.run(_unread, user)
+
+    async def tidy(self) -> None:
+        """Number what crashes left behind, send the broadcasts that are due, trim the log now and then."""
+        await self.run(self._tidy)
+
+    def _tidy(self) -> None:
+        log.sweep()
+        publishing.send_due()
+        if time.monotonic() >= self._trim_at:
+            # Short batches between other work; the next one follows soon while there is more.
+            self._trim_at = time.monotonic() + (2 if log.trim() else TRIM_EVERY)
+
+
+def _unread(user: Any) -> int:
+    found = get_user_model()._default_manager.filter(pk=user).first()
+    return 0 if found is None else inbox.unread_count(found)

@@ -1,0 +1,62 @@
+"""WebSocket routes, for ``ProtocolTypeRouter`` and :func:`notifications.asgi.wrap`.
+
+Order matters: the Origin is checked before anything asks the database, the session after it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, cast
+
+from channels.auth import AuthMiddlewareStack
+from django.urls import re_path
+
+from .consumers import NotificationConsumer
+from .origin import origin_allowed
+from .settings import conf
+
+__all__ = ["OriginCheck", "websocket_application", "websocket_urlpatterns"]
+
+logger = logging.getLogger("notifications")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class OriginCheck:
+    """Refuse handshakes from other sites' pages with 403, before any session is looked up."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if origin_allowed(scope, required=True):
+            return await self.application(scope, receive, send)
+        logger.warning("a WebSocket from another origin was refused: %r", dict(scope["headers"]).get(b"origin"))
+        await receive()
+        await send({"type": "websocket.close", "code": 4403})
+
+
+class SocketPath:
+    """Matches ``SOCKET_PATH`` as it is set now."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == conf.socket_path:
+            return await self.application(scope, receive, send)
+        await receive()
+        await send({"type": "websocket.close", "code": 4404})
+
+
+consumer = cast(Application, NotificationConsumer.as_asgi())
+
+#: For a ``URLRouter`` of the site's own, inside its authentication.
+websocket_urlpatterns = [re_path(rf"^{conf.socket_path.lstrip('/')}$", cast(Any, OriginCheck(consumer)))]
+
+#: Everything: path, origin, session, consumer.
+websocket_application: Application = SocketPath(OriginCheck(AuthMiddlewareStack(consumer)))

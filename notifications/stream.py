@@ -1,0 +1,110 @@
+"""The life of one connection, whatever carries it: ready, replay, live, heartbeat, bye. The one place a stream ends.
+
+A transport takes the frames, encodes them (:class:`~notifications.envelope.Envelope` has the bytes ready) and writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from .envelope import Envelope, control
+from .hub import Hub
+from .reader import Reader
+from .settings import conf
+from .subscription import LiveEvent, Subscription
+
+__all__ = ["Frame", "current_hub", "open_stream"]
+
+logger = logging.getLogger("notifications")
+
+#: An event and the cursor of somebody who has received it; None: the cursor stays as it is.
+Frame = tuple[Envelope, str | None]
+
+HEARTBEAT: Frame = (control("heartbeat"), None)
+
+_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
+
+
+def current_hub() -> Hub:
+    """Return the hub of the running event loop, started when it is first asked for."""
+    loop = asyncio.get_running_loop()
+    hub = _hubs.get(loop)
+    if hub is None:
+        hub = _hubs[loop] = Hub(Reader())
+        hub.start()
+    return hub
+
+
+@asynccontextmanager
+async def open_stream(
+    principal: Any, *, transport: str, cursor: str | None = None
+) -> AsyncIterator[tuple[Subscription, AsyncIterator[list[Frame]]]]:
+    """Enter a stream: its subscription, and an iterator of batches of frames, first of them ``ready``.
+
+    :raises NotAuthorized, HubFull, TimeoutError: as :meth:`notifications.hub.Hub.subscribe`.
+    """
+    hub = current_hub()
+    async with hub.subscribe(principal, transport=transport, cursor=cursor) as subscription:
+        # Who resumes has kept count; to count for thousands that return at once would cost a query each.
+        unread = await hub.log.unread(principal.user) if cursor is None else None  # type: ignore[attr-defined]
+        ready = control(
+            "ready",
+            cursor=subscription.cursor(),
+            unread=unread,
+            heartbeat=int(conf.heartbeat * 1000),
+            connection=subscription.connection,
+            transport=transport,
+        )
+        yield subscription, _frames(hub, subscription, (ready, subscription.cursor()))
+
+
+async def _frames(hub: Hub, subscription: Subscription, ready: Frame) -> AsyncIterator[list[Frame]]:
+    loop = asyncio.get_running_loop()
+    # Spread, so that streams that began together do not end together.
+    last = loop.time() + conf.lifetime * random.uniform(0.8, 1.2)
+    timer = loop.call_later(conf.heartbeat, subscription.tick)
+    try:
+        yield [ready]
+        if subscription.malformed:
+            yield [(control("reset", topic="*", reason="malformed"), subscription.cursor())]
+        while subscription.ended is None:
+            if not subscription.live:
+                try:
+                    if taken := subscription.take():
+                        yield taken
+                    async for found in hub.replay(subscription):
+                        if found and subscription.ended is None:
+                            yield [_frame(subscription, item) for item in found]
+                except Exception:
+                    logger.exception("a replay failed; the client is asked to return")
+                    subscription.end("error", random.randint(1000, 5000))
+            if taken := subscription.take():
+                yield taken
+            if subscription.due:
+                subscription.due = False
+                if loop.time() >= last:
+                    subscription.end("lifetime", random.randint(0, 1000))
+                    break
+                timer = loop.call_at(min(loop.time() + conf.heartbeat, last), subscription.tick)
+                yield [HEARTBEAT]
+            await subscription.wait()
+        if taken := subscription.take():
+            yield taken
+        if subscription.ended is not None:
+            yield [(control("bye", **subscription.ended._asdict()), None)]
+    finally:
+        timer.cancel()
+
+
+def _frame(subscription: Subscription, item: LiveEvent | tuple[Any, str]) -> Frame:
+    """Return an event of a replay with the cursor right after it: a replay that is cut resumes where it was cut."""
+    if isinstance(item, LiveEvent):
+        return item.envelope, subscription.cursor_with(item.state, item.mark)
+    state, reason = item
+    return control("reset", topic=state.name, reason=reason), subscription.cursor()

@@ -1,0 +1,163 @@
+"""One connection's place in the topics it reads: a bounded queue, and a cursor that moves as events are taken from it.
+
+A subscription is *live* while everything the hub has seen is either behind its cursor or in its queue. When it is not
+(at the start, after an overflow, after a new epoch) it takes nothing from the hub, and the stream brings it back by
+the one recovery rule: replay from the cursor until there is nothing more to read (design: idea 5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from .cursor import Position, join_cursor
+from .envelope import Envelope
+
+__all__ = ["BEGINNING", "End", "LiveEvent", "Mark", "Subscription", "TopicState"]
+
+
+class Mark:
+    """A position in one topic and its text in a cursor; shared by all connections that are there."""
+
+    __slots__ = ("epoch", "part", "seq")
+
+    def __init__(self, topic_id: int, epoch: str, seq: int) -> None:
+        self.epoch = epoch
+        self.seq = seq
+        self.part = str(Position(topic_id, epoch, seq)) if epoch else ""
+
+
+#: Before the first event of a topic that nothing was ever sent to.
+BEGINNING = Mark(0, "", 0)
+
+
+class LiveEvent:
+    """An event of the log as the hub hands it out: its envelope, encoded once, and the position after it."""
+
+    __slots__ = ("envelope", "mark", "seq", "state")
+
+    def __init__(self, state: TopicState, seq: int, envelope: Envelope) -> None:
+        self.state = state
+        self.seq = seq
+        self.envelope = envelope
+        self.mark = Mark(state.id or 0, state.epoch, seq)
+
+
+class TopicState:
+    """What a hub knows of a topic that it serves: how far it has seen the log, and who wants it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.id: int | None = None  # None: the topic has no row yet, nothing was ever sent to it.
+        self.epoch = ""
+        self.seen = 0
+        self.hinted = 0
+        #: Loop time at which ``seen`` last changed: a head read before it says nothing against it.
+        self.seen_at = 0.0
+        self.known = False
+        self.confirmed = False
+        self.repairing = False
+        self.users = 0
+        self.unused_since = 0.0
+        self.subscriptions: set[Subscription] = set()
+        self.recent: deque[LiveEvent] = deque(maxlen=64)
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def here(self) -> Mark:
+        """Return the mark of somebody who has all that was seen."""
+        return BEGINNING if self.id is None else Mark(self.id, self.epoch, self.seen)
+
+
+class End(NamedTuple):
+    """Why a stream ends, and after how many milliseconds its client should return (None: not at all)."""
+
+    reason: str
+    retry: int | None
+
+
+@dataclass(eq=False, slots=True)
+class Subscription:
+    """See the module. ``wake`` is called whenever there is something to do; it must neither block nor raise."""
+
+    principal: Any
+    connection: str
+    transport: str
+    topics: tuple[str, ...]
+    queue_events: int
+    queue_bytes: int
+    marks: dict[TopicState, Mark] = field(default_factory=dict)
+    since: dict[TopicState, int] = field(default_factory=dict)
+    live: bool = False
+    malformed: bool = False
+    ended: End | None = None
+    due: bool = False
+    queued_bytes: int = 0
+    queue: deque[LiveEvent] = field(default_factory=deque)
+    waiter: asyncio.Future[None] | None = None
+
+    def push(self, event: LiveEvent) -> None:
+        """Queue an event; one too many makes the subscription fall back to the log instead of growing."""
+        if not self.live:
+            return
+        if len(self.queue) >= self.queue_events or self.queued_bytes + event.envelope.size > self.queue_bytes:
+            # What is queued is still right and in order; what follows is read from the log after it.
+            self.live = not self.queue
+            if not self.live:
+                return
+        self.queue.append(event)
+        self.queued_bytes += event.envelope.size
+        self.wake()
+
+    def fall_back(self) -> None:
+        """Leave the live flow: the topic began a new life, or the hub itself has lost its place."""
+        self.live = False
+        self.wake()
+
+    def end(self, reason: str, retry: int | None = 0) -> None:
+        """End the stream politely; the first reason stands. Who lost the right to read gets nothing more."""
+        if self.ended is None:
+            self.ended = End(reason, retry)
+            if reason == "revoked":
+                self.live = False
+                self.queue.clear()
+            self.wake()
+
+    def tick(self) -> None:
+        """A heartbeat is due."""
+        self.due = True
+        self.wake()
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Return as soon as there is something to do."""
+        if self.queue or self.due or self.ended is not None or not self.live:
+            return
+        self.waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self.waiter
+        finally:
+            self.waiter = None
+
+    def take(self) -> list[tuple[Envelope, str]]:
+        """Return everything queued, each with the cursor of somebody who has just received it."""
+        taken = []
+        while self.queue:
+            event = self.queue.popleft()
+            self.marks[event.state] = event.mark
+            taken.append((event.envelope, self.cursor()))
+        self.queued_bytes = 0
+        return taken
+
+    def cursor(self) -> str:
+        """Return how far this connection has got, in all its topics."""
+        return join_cursor([mark.part for mark in self.marks.values() if mark.part])
+
+    def cursor_with(self, state: TopicState, mark: Mark) -> str:
+        """Return the cursor with one topic at ``mark`` instead."""
+        marks = {**self.marks, state: mark}
+        return join_cursor([mark.part for mark in marks.values() if mark.part])

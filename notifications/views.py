@@ -1,0 +1,168 @@
+"""The stream and the polling view. The inbox's pages and actions are in :mod:`notifications.inbox_views`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from asgiref.sync import SyncToAsync, sync_to_async
+from django.conf import settings
+from django.db import connections, transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.views.decorators.http import require_GET
+
+from . import handover, sse
+from .access import Principal, principal_of
+from .envelope import control
+from .hub import HubFull, NotAuthorized
+from .origin import origin_allowed
+from .polling import poll
+from .settings import conf
+from .stream import current_hub, open_stream
+
+__all__ = ["events", "stream"]
+
+logger = logging.getLogger("notifications")
+
+V = TypeVar("V", bound=Callable[..., Any])
+
+#: Requests of one process that look up their session at the same time: each costs a thread and a connection.
+LOOKUPS_AT_ONCE = 8
+
+_lookups: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+
+def never_atomic(view: V) -> V:
+    """Exempt a view from ATOMIC_REQUESTS, which an async view can not have, on every database."""
+    for alias in settings.DATABASES:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
+
+
+@never_atomic
+async def stream(request: HttpRequest) -> HttpResponseBase:
+    """``GET``: the user's events as ``text/event-stream`` (WHATWG HTML, 9.2), from ``Last-Event-ID`` or ``?cursor=``.
+
+    An ordinary view as far as middleware, session and limits go; behind :func:`notifications.asgi.wrap` the stream
+    itself is written after Django's request has ended, and holds neither a thread nor a database connection.
+    """
+    scope = getattr(request, "scope", None)
+    if scope is None:
+        return problem(501, "Server-sent events need an ASGI server (daphne, uvicorn); this is WSGI. Poll events/ instead.")
+    if request.method != "GET":
+        return problem(405, "Only GET is allowed here.", Allow="GET")
+    if not origin_allowed(scope, required=False):
+        return problem(403, "This page's origin may not open a stream here.")
+    cursor = request.headers.get("Last-Event-ID") or request.GET.get("cursor") or None
+    if cursor is not None and len(cursor) > conf.cursor_length:
+        return problem(400, "The cursor is too long.")
+    hub = current_hub()
+    if hub.closing or len(hub.subscriptions) >= conf.streams_per_process:
+        return busy()
+    principal = await _who(request)
+    if principal is None:
+        return problem(401, "Log in to receive notifications.")
+    slot: handover.Handover | None = scope.get(handover.SCOPE_KEY)
+    response: HttpResponse | StreamingHttpResponse
+    if slot is not None:
+        slot.principal, slot.cursor = principal, cursor
+        response = HttpResponse(b"", content_type=sse.CONTENT_TYPE)
+    else:
+        response = StreamingHttpResponse(_stream_by_itself(principal, cursor), content_type=sse.CONTENT_TYPE)
+    for name, value in sse.HEADERS.items():
+        response.headers[name] = value
+    return response
+
+
+@never_atomic
+@require_GET
+def events(request: HttpRequest) -> HttpResponse:
+    """``GET``: what happened since ``?cursor=``, as JSON: ``{"events": [{type, cursor, data}, …], "cursor", "retry"}``.
+
+    The first event is always ``ready``; ``retry`` is how many milliseconds to wait before asking again.
+    """
+    cursor = request.GET.get("cursor") or None
+    if cursor is not None and len(cursor) > conf.cursor_length:
+        return problem(400, "The cursor is too long.")
+    user = request.user
+    answer = poll(user, principal_of(user, request.session), cursor) if user.is_authenticated else None
+    if answer is None:
+        return problem(401, "Log in to receive notifications.")
+    items = ",".join(envelope.as_json(position) for envelope, position in answer.frames)
+    body = f'{{"events":[{items}],"cursor":{json.dumps(answer.cursor)},"retry":{answer.retry}}}'
+    return HttpResponse(body, content_type="application/json", headers={"Cache-Control": "private, no-store"})
+
+
+def problem(status: int, sentence: str, **headers: str) -> JsonResponse:
+    """Return an error as JSON, which no cache keeps."""
+    return JsonResponse({"error": sentence}, status=status, headers={"Cache-Control": "private, no-store", **headers})
+
+
+def busy() -> JsonResponse:
+    """Return 503 with a spread ``Retry-After``: those turned away together do not come back together."""
+    return problem(
+        503, "This server has as many streams as it may; come back soon.", **{"Retry-After": str(random.randint(2, 10))}
+    )
+
+
+async def _who(request: HttpRequest) -> Principal | None:
+    """Return whom the request is from; looks up session and user, a few requests at a time."""
+    semaphore = _lookups.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(LOOKUPS_AT_ONCE))
+    async with semaphore:
+        return await sync_to_async(_look_up)(request)
+
+
+def _look_up(request: HttpRequest) -> Principal | None:
+    try:
+        user = getattr(request, "user", None)
+        if user is None or not user.is_authenticated:
+            return None
+        return principal_of(user, getattr(request, "session", None))
+    finally:
+        # At once, and not at the end of the request: the semaphore bounds connections, too.
+        _close_connections()
+
+
+def _close_connections() -> None:
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()
+
+
+async def _stream_by_itself(principal: Principal, cursor: str | None) -> AsyncIterator[bytes]:
+    """The stream of a site without the wrapper (system check ``notifications.W007``), as the body of Django's answer.
+
+    The request lasts as long as the stream; what it would hold is given back first.
+    """
+    await sync_to_async(_close_connections)()
+    _release_thread()
+    try:
+        async with open_stream(principal, transport="sse", cursor=cursor) as (subscription, frames):
+            sent = 0
+            async with aclosing(frames) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    body = handover.encode_frames(batch)
+                    yield body
+                    sent += len(body)
+                    if sent > conf.stream_bytes:
+                        subscription.end("slow", 0)
+    except (NotAuthorized, HubFull, TimeoutError) as error:
+        retry = None if isinstance(error, NotAuthorized) else 5000
+        yield control("bye", reason="revoked" if retry is None else "capacity", retry=retry).as_sse(None)
+    except Exception:
+        # Must not leave here: daphne would keep the socket open, silent, for ever.
+        logger.exception("a stream failed; its client is asked to return")
+
+
+def _release_thread() -> None:
+    """Shut down the thread that asgiref gave to this request; another comes if it is needed once more."""
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    executor = SyncToAsync.context_to_thread_executor.pop(context, None) if context is not None else None
+    if executor is not None:
+        executor.shutdown(wait=False)

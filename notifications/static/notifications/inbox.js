@@ -1,0 +1,329 @@
+/**
+ * What a page knows of a person's inbox: the notifications loaded so far, the counts, and what the person did that the
+ * server has not heard of yet.
+ *
+ * Events: `change` (detail: added, changed, removed – lists of ids), `counts`, `reset` (load again), `rejected`.
+ */
+import { Backoff } from "./backoff.js";
+import { pagePlatform } from "./notifications.js";
+
+/** The server counts no further; it means "more than 99". */
+export const MANY = 100;
+
+const EFFECTS = {
+  read: { read: true, seen: true },
+  unread: { read: false },
+  archive: { archived: true },
+  unarchive: { archived: false },
+  clicked: { read: true, seen: true },
+};
+const counted = (item) => !item.read && !item.archived;
+
+export class Inbox extends EventTarget {
+  items = new Map();
+  kinds = [];
+  unread;
+  unseen;
+  #client;
+  #url;
+  #csrf;
+  #env;
+  #outbox;
+  #loads = new Set(); // for each load under way, the events that came meanwhile
+  #undo = new Map();
+  #flushing = false;
+  #backoff;
+  #timer = null;
+  #over = new AbortController();
+
+  /** options: `inboxURL`, `csrfToken`, `user`, and the counts the page was rendered with. */
+  constructor(client, options, env = pagePlatform()) {
+    super();
+    this.#client = client;
+    this.#url = new URL(options.inboxURL, env.base);
+    this.#csrf = options.csrfToken;
+    this.#env = env;
+    this.#outbox = new Outbox(`notifications.outbox ${options.user ?? ""}`, env.storage);
+    this.#backoff = new Backoff({ random: env.random });
+    this.unread = options.unread ?? null;
+    this.unseen = options.unseen ?? null;
+    const { signal } = this.#over;
+    for (const type of ["notification", "read", "seen", "archived", "recalled"]) {
+      client.addEventListener(type, ({ detail }) => this.#heard(type, detail), { signal });
+    }
+    client.addEventListener("ready", ({ detail }) => this.#ready(detail), { signal });
+    client.addEventListener("reset", () => this.dispatchEvent(new CustomEvent("reset")), { signal });
+    env.window?.addEventListener("online", () => this.#flush(), { signal });
+    this.#flush();
+  }
+
+  close() {
+    this.#over.abort();
+    this.#env.clearTimeout(this.#timer);
+  }
+
+  /** How many of the person's actions the server has not confirmed yet. */
+  get pending() {
+    return this.#outbox.all.length;
+  }
+
+  /**
+   * Load a page of the inbox, or the one that `next` names.
+   * @returns {Promise<{ids: number[], next: string | null}>} rejects when the server can not be reached or refuses
+   */
+  async load({ status = "all", kind = "", next = null } = {}) {
+    const url = new URL(next ?? this.#url, this.#url);
+    if (!next) {
+      url.searchParams.set("status", status);
+      if (kind) url.searchParams.set("kind", kind);
+    }
+    url.searchParams.set("format", "json");
+    const meanwhile = [];
+    this.#loads.add(meanwhile);
+    try {
+      const response = await this.#env.fetch(url, {
+        headers: { Accept: "application/json" },
+        credentials: "same-origin",
+        cache: "no-store",
+      });
+      if (!response.ok) throw new Error(`HTTP ${response.status}`);
+      const answer = await response.json();
+      this.#merge(answer, meanwhile, !next && !kind && status !== "archived");
+      return { ids: answer.results.map(({ id }) => id), next: answer.next };
+    } finally {
+      this.#loads.delete(meanwhile);
+    }
+  }
+
+  /** Take in rows that the server rendered into the page, as far as they are not known better. */
+  adopt(items) {
+    for (const item of items) if (!this.items.has(item.id)) this.items.set(item.id, item);
+  }
+
+  /** Do one of read, unread, archive, unarchive, clicked to some notifications: here at once, there when possible. */
+  act(action, ids) {
+    const before = new Map();
+    for (const id of ids) {
+      const item = this.items.get(id);
+      if (item) before.set(id, { ...item });
+    }
+    this.#change(ids, EFFECTS[action]);
+    const path = ids.length === 1 ? `${ids[0]}/${action}/` : "bulk/";
+    const body = ids.length === 1 ? {} : { action, ids };
+    this.#send({ path, body, action, ids }, () => {
+      for (const [id, { read, seen, archived }] of before) this.#change([id], { read, seen, archived });
+    });
+  }
+
+  /** Mark all read, those included that this page never loaded. */
+  readAll() {
+    this.#all("read-all/", { read: true, seen: true }, { unread: 0, unseen: 0 });
+  }
+
+  /** The person has looked: nothing is new any more, though it may be unread. */
+  see() {
+    if (this.unseen !== 0) this.#all("seen/", { seen: true }, { unseen: 0 });
+  }
+
+  #all(path, effect, counts) {
+    const old = { unread: this.unread, unseen: this.unseen };
+    const before = new Map([...this.items].map(([id, item]) => [id, { ...item }]));
+    this.#change([...this.items.keys()], effect);
+    this.#count(counts);
+    // "All" is what the person knows of, also when this is sent an hour later, from a train that left the tunnel.
+    const newest = Math.max(0, ...before.keys());
+    const body = newest && effect.read ? { before: newest } : {};
+    this.#send({ path, body, all: effect, ids: [] }, () => {
+      for (const [id, { read, seen }] of before) this.#change([id], { read, seen });
+      this.#count(old);
+    });
+  }
+
+  // ---- what the stream says ------------------------------------------------------------------------------------
+
+  #heard(type, data) {
+    for (const meanwhile of this.#loads) meanwhile.push([type, data]);
+    this.#apply(type, data);
+  }
+
+  #apply(type, data) {
+    if (type === "notification") return this.#add(data);
+    if (type === "recalled") return this.#remove(data.ids);
+    const effect =
+      type === "read"
+        ? { read: data.read !== false, ...(data.read !== false && { seen: true }) }
+        : type === "seen"
+          ? { seen: true }
+          : { archived: data.archived };
+    const ids = data.all ? [...this.items.keys()].filter((id) => id <= data.before) : data.ids;
+    this.#change(ids, effect);
+    // What the person did a moment ago is in our count, and not yet in that one.
+    if (this.pending) return;
+    if (typeof data.unread === "number") this.#count({ unread: data.unread });
+    if (data.all) this.#count({ unseen: [...this.items.values()].filter((i) => !i.seen && counted(i)).length });
+  }
+
+  #add({ cursor: _, seq: __, ...data }) {
+    if (this.items.has(data.id)) return;
+    const replaces = ({ id, tag, topic = data.topic }) => tag === data.tag && topic === data.topic && id < data.id;
+    if (data.tag) this.#remove([...this.items.values()].filter(replaces).map(({ id }) => id));
+    this.items.set(data.id, { ...data, read: false, seen: false, archived: false });
+    this.#count({ unread: plus(this.unread, 1), unseen: plus(this.unseen, 1) });
+    this.#changed({ added: [data.id] });
+  }
+
+  #remove(ids) {
+    const removed = ids.filter((id) => this.items.has(id));
+    this.#change(removed, { read: true, seen: true });
+    for (const id of removed) this.items.delete(id);
+    if (removed.length) this.#changed({ removed });
+  }
+
+  #ready({ unread }) {
+    if (this.unread === null && typeof unread === "number") this.#count({ unread, unseen: this.unseen ?? unread });
+    this.#flush();
+  }
+
+  /** Give these items those properties, and let the counts follow. */
+  #change(ids, effect) {
+    let [unread, unseen] = [0, 0];
+    const changed = [];
+    for (const id of ids) {
+      const item = this.items.get(id);
+      if (!item) continue;
+      const old = { ...item };
+      Object.assign(item, effect);
+      if (!Object.keys(effect).some((key) => old[key] !== item[key])) continue;
+      changed.push(id);
+      unread += counted(item) - counted(old);
+      unseen += (counted(item) && !item.seen) - (counted(old) && !old.seen);
+    }
+    if (!changed.length) return;
+    this.#count({ unread: plus(this.unread, unread), unseen: plus(this.unseen, unseen) });
+    this.#changed({ changed });
+  }
+
+  #count({ unread = this.unread, unseen = this.unseen }) {
+    if (unread !== null && unseen !== null) unseen = Math.min(unread, unseen);
+    if (unread === this.unread && unseen === this.unseen) return;
+    Object.assign(this, { unread, unseen });
+    this.dispatchEvent(new CustomEvent("counts"));
+  }
+
+  #changed({ added = [], changed = [], removed = [] }) {
+    this.dispatchEvent(new CustomEvent("change", { detail: { added, changed, removed } }));
+  }
+
+  #merge(answer, meanwhile, newest) {
+    const { results } = answer;
+    const listed = new Set(results.map(({ id }) => id));
+    for (const item of results) this.items.set(item.id, { ...this.items.get(item.id), ...item });
+    this.kinds = answer.kinds ?? this.kinds;
+    let { unread, unseen } = answer;
+    for (const [type, data] of meanwhile) {
+      // The answer may have been written before these happened; applying them again changes nothing if it was not.
+      if (type === "notification" && !listed.has(data.id)) [unread, unseen] = [plus(unread, 1), plus(unseen, 1)];
+      else if (type !== "notification") this.#apply(type, data);
+      if (typeof data.unread === "number") unread = data.unread;
+    }
+    for (const { all, action, ids } of this.#outbox.all) {
+      const targets = all ? [...listed] : ids.filter((id) => listed.has(id));
+      this.#change(targets, all ?? EFFECTS[action]);
+    }
+    if (!this.pending && (newest || !meanwhile.length)) this.#count({ unread, unseen });
+  }
+
+  // ---- what the server has to be told --------------------------------------------------------------------------
+
+  #send(entry, undo) {
+    const key = this.#outbox.push(entry);
+    this.#undo.set(key, undo);
+    this.#flush();
+  }
+
+  async #flush() {
+    if (this.#flushing || !this.pending) return;
+    this.#flushing = true;
+    this.#env.clearTimeout(this.#timer);
+    try {
+      const { locks } = this.#env;
+      // One tab at a time: the queue is shared, and what is in it must not be sent twice.
+      await (locks ? locks.request(this.#outbox.name, () => this.#deliver()) : this.#deliver());
+      this.#backoff.reset();
+    } catch {
+      this.#timer = this.#env.setTimeout(() => this.#flush(), this.#backoff.next());
+    } finally {
+      this.#flushing = false;
+    }
+  }
+
+  async #deliver() {
+    for (let entry; (entry = this.#outbox.all[0]); ) {
+      const body = new URLSearchParams();
+      for (const [name, value] of Object.entries(entry.body)) for (const one of [value].flat()) body.append(name, one);
+      const response = await this.#env.fetch(new URL(entry.path, this.#url), {
+        method: "POST",
+        headers: { Accept: "application/json", "X-CSRFToken": this.#csrf ?? "" },
+        credentials: "same-origin",
+        keepalive: true, // it may be the click that leaves the page
+        body,
+      });
+      if (response.status >= 500 || response.status === 429) throw new Error(`HTTP ${response.status}`);
+      this.#outbox.remove(entry.key);
+      const undo = this.#undo.get(entry.key);
+      this.#undo.delete(entry.key);
+      if (response.ok) {
+        const counts = await response.json().catch(() => ({}));
+        if (!this.pending) this.#count(counts);
+      } else {
+        undo?.();
+        this.dispatchEvent(new CustomEvent("rejected", { detail: { ...entry, status: response.status } }));
+      }
+    }
+  }
+}
+
+const plus = (count, change) => {
+  if (count === null || count === undefined) return null;
+  // From "more than 99" there is no counting down; the server's next word settles it.
+  return count >= MANY ? MANY : Math.max(0, Math.min(MANY, count + change));
+};
+
+/** Entries in order, kept in the browser's storage so that they outlive the tab; in memory where there is none. */
+class Outbox {
+  #memory = [];
+  #storage;
+
+  constructor(name, storage) {
+    this.name = name;
+    this.#storage = storage;
+  }
+
+  get all() {
+    try {
+      return this.#storage ? JSON.parse(this.#storage.getItem(this.name)) ?? [] : this.#memory;
+    } catch {
+      return this.#memory;
+    }
+  }
+
+  push(entry) {
+    const key = Math.random().toString(36).slice(2);
+    this.#save([...this.all, { ...entry, key }]);
+    return key;
+  }
+
+  remove(key) {
+    this.#save(this.all.filter((entry) => entry.key !== key));
+  }
+
+  #save(entries) {
+    this.#memory = entries;
+    try {
+      if (entries.length) this.#storage?.setItem(this.name, JSON.stringify(entries));
+      else this.#storage?.removeItem(this.name);
+    } catch {
+      this.#storage = null; // full or forbidden: from here on in memory
+    }
+  }
+}

@@ -1,0 +1,185 @@
+/**
+ * The client of `notifications`: one stream of events, whatever carries it.
+ *
+ *     import { connect } from "/static/notifications/notifications.js";
+ *     const client = connect();                       // what the page's <notification-bell> says
+ *     client.on("order.shipped", (order) => …);       // a kind of notification, or a type of event
+ *     for await (const event of client) …
+ */
+import { CLOSED, CONNECTING, OPEN, platform } from "./connection.js";
+import { Session } from "./session.js";
+
+const WAYS = ["sse", "websocket", "polling"];
+const HIDDEN_AFTER = 900_000;
+
+/** The platform, with what belongs to a page besides. */
+export const pagePlatform = () => ({
+  ...platform(),
+  locks: globalThis.navigator?.locks,
+  BroadcastChannel: globalThis.BroadcastChannel,
+  window: globalThis.window,
+  document: globalThis.document,
+  // By person and server; global, since a page may load this module under two addresses.
+  sessions: (globalThis[Symbol.for("notifications.sessions")] ??= new Map()),
+});
+
+/** Return what an element's attributes say, as options for `connect()`. */
+export function optionsFrom(element) {
+  const get = (name) => element.getAttribute(name) ?? undefined;
+  return {
+    streamURL: get("stream-url"),
+    socketURL: get("socket-url"),
+    eventsURL: get("events-url"),
+    inboxURL: get("inbox-url"),
+    cursor: get("cursor"),
+    user: get("user"),
+    transport: get("transport"),
+    transports: get("transports")?.split(" ").filter(Boolean),
+    csrfToken: get("csrf-token"),
+  };
+}
+
+function order(transport, transports = WAYS) {
+  if (!transport || transport === "auto") return transports;
+  if (!WAYS.includes(transport)) throw new TypeError(`Unknown transport: ${transport}`);
+  return [transport];
+}
+
+/**
+ * Open the stream of the person who is logged in, or share the one that this page, or another tab, has open.
+ *
+ * @param {import("./notifications.js").ConnectOptions} [options]
+ * @returns {NotificationClient}
+ */
+export function connect(options) {
+  if (!options?.streamURL && !options?.eventsURL && !options?.socketURL) {
+    const element = globalThis.document?.querySelector("[stream-url]");
+    if (!element) throw new TypeError("connect() needs URLs, or a notification element on the page.");
+    options = { ...optionsFrom(element), ...options };
+  }
+  return new NotificationClient(options);
+}
+
+export class NotificationClient extends EventTarget {
+  static CONNECTING = CONNECTING;
+  static OPEN = OPEN;
+  static CLOSED = CLOSED;
+  #session;
+  #closed = null;
+  #transports;
+
+  /** Use `connect()`. `env` replaces the platform in tests. */
+  constructor(options, env = pagePlatform()) {
+    super();
+    const { streamURL, socketURL, eventsURL, user = "", headers, signal, ...rest } = options;
+    const ways = { sse: streamURL, websocket: headers ? undefined : socketURL, polling: eventsURL };
+    const scope = JSON.stringify([user, streamURL, socketURL, eventsURL, headers]);
+    this.#transports = rest.transports;
+    let session = env.sessions.get(scope);
+    if (!session) {
+      session = new Session(
+        {
+          urls: ways,
+          scope: `${user} ${streamURL ?? eventsURL ?? socketURL}`,
+          order: order(rest.transport, rest.transports),
+          headers,
+          credentials: rest.credentials,
+          cursor: rest.cursor,
+          // Another person's request headers, or a page without the events view, are nobody else's connection.
+          share: rest.share !== false && !headers && Boolean(eventsURL),
+          hiddenAfter: rest.hiddenAfter ?? HIDDEN_AFTER,
+          memory: "notifications.transport",
+          openers: rest.openers,
+        },
+        env,
+      );
+      env.sessions.set(scope, session);
+    }
+    this.#session = session;
+    session.clients.add(this);
+    this.#closed = () => {
+      session.clients.delete(this);
+      if (session.clients.size) return;
+      env.sessions.delete(scope);
+      session.close();
+    };
+    if (signal?.aborted) this.close();
+    else signal?.addEventListener("abort", () => this.close(), { once: true });
+  }
+
+  /** CONNECTING (0), OPEN (1) or CLOSED (2), as with EventSource. */
+  get readyState() {
+    return this.#closed ? this.#session.state.readyState : CLOSED;
+  }
+
+  /** How this page is connected: transport, since when, why it fell back, when it tries again … */
+  get state() {
+    return this.#session.state;
+  }
+
+  get transport() {
+    return this.#session.state.transport;
+  }
+
+  get cursor() {
+    return this.#session.cursor;
+  }
+
+  /**
+   * Call `fn(data, envelope)` for each event of a type, or notification of a kind; `order.*` takes all kinds that begin so.
+   * @returns a function that ends it
+   */
+  on(name, fn, { signal } = {}) {
+    if (!name.endsWith("*")) this.#session.listen(name);
+    const prefix = name.endsWith("*") ? name.slice(0, -1) : null;
+    const meant = (word) => typeof word === "string" && (prefix === null ? word === name : word.startsWith(prefix));
+    const hear = ({ detail }) => {
+      if (meant(detail.type) || (detail.type === "notification" && meant(detail.data.kind))) fn(detail.data, detail);
+    };
+    this.addEventListener("event", hear, { signal });
+    return () => this.removeEventListener("event", hear);
+  }
+
+  addEventListener(type, ...rest) {
+    if (type !== "event" && type !== "state") this.#session.listen(type);
+    super.addEventListener(type, ...rest);
+  }
+
+  /** Each event from now on, as `{type, cursor, data}`, until the client is closed. */
+  async *[Symbol.asyncIterator]() {
+    const queue = [];
+    let wake = () => {};
+    const abort = new AbortController();
+    const { signal } = abort;
+    super.addEventListener("event", ({ detail }) => wake(queue.push(detail)), { signal });
+    super.addEventListener("close", () => wake(), { signal });
+    try {
+      while (true) {
+        while (queue.length) yield queue.shift();
+        if (!this.#closed) return;
+        await new Promise((resolve) => (wake = resolve));
+      }
+    } finally {
+      abort.abort();
+    }
+  }
+
+  /** Have this tab carried by `transport`: "sse", "websocket", "polling", or "auto" for the best that gets through. */
+  use(transport) {
+    this.#session.use(order(transport, this.#transports));
+  }
+
+  close() {
+    const closed = this.#closed;
+    if (!closed) return;
+    this.#closed = null;
+    closed();
+    this.dispatchEvent(new CustomEvent("close"));
+  }
+
+  /** For the session only. */
+  deliver(type, detail, envelope) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+    if (envelope) this.dispatchEvent(new CustomEvent("event", { detail: envelope }));
+  }
+}

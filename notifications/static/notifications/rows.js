@@ -1,0 +1,94 @@
+/**
+ * A notification as a row: a clone of the template that Django rendered, filled in as text.
+ *
+ * A template says with `data-field` what goes where, `data-field="data.order"` for what the site put in `data`, and
+ * with `data-link` which element leads to the notification's address.
+ */
+const FIELD = "[data-field]";
+
+/** Return the address if a person may be sent there: this site, or https; otherwise null. */
+export function safeURL(address, base = location.href) {
+  if (!address) return null;
+  try {
+    const url = new URL(address, base);
+    if (url.origin === new URL(base).origin && url.origin !== "null") return url.href;
+    return url.protocol === "https:" ? url.href : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Clone the row for an item: its kind's own template, or the one for all. */
+export function createRow(root, item) {
+  const templates = [...root.querySelectorAll("template[data-row]")];
+  const template = templates.find(({ dataset }) => dataset.row === item.kind) ?? templates.find((t) => !t.dataset.row);
+  const row = template.content.firstElementChild.cloneNode(true);
+  const { dataset } = row;
+  Object.assign(dataset, { id: item.id, kind: item.kind, level: item.level });
+  for (const element of row.querySelectorAll(FIELD)) {
+    const value = element.dataset.field.split(".").reduce((object, key) => object?.[key], item);
+    const text = typeof value === "string" || typeof value === "number" ? String(value) : "";
+    if (element.localName === "time") element.dateTime = text;
+    else element.textContent = text;
+    element.hidden = text === "";
+  }
+  for (const link of row.querySelectorAll("a[data-link]")) {
+    const address = safeURL(item.url);
+    if (address) Object.assign(link, { href: address, rel: "noopener" });
+  }
+  refreshTimes(row);
+  updateRow(row, item);
+  return row;
+}
+
+/** Show what changes in a row: read, archived. */
+export function updateRow(row, { read, archived }) {
+  row.toggleAttribute("data-read", Boolean(read));
+  row.toggleAttribute("data-archived", Boolean(archived));
+}
+
+const language = () => document.documentElement.lang || undefined;
+const STEPS = [
+  ["minute", 60],
+  ["hour", 3600],
+  ["day", 86_400],
+];
+
+/** Return how long ago that was, in the document's language: "5 min. ago", or the date after a week. */
+export function ago(date, now = Date.now()) {
+  const seconds = (date - now) / 1000;
+  const size = Math.abs(seconds);
+  if (size >= 7 * 86_400) return new Intl.DateTimeFormat(language(), { dateStyle: "medium" }).format(date);
+  const format = new Intl.RelativeTimeFormat(language(), { numeric: "auto", style: "short" });
+  if (size < 60) return format.format(0, "second");
+  const [unit, length] = STEPS.findLast(([, length]) => size >= length);
+  return format.format(Math.trunc(seconds / length), unit);
+}
+
+export function refreshTimes(root) {
+  for (const time of root.querySelectorAll("time[data-field]")) {
+    const date = new Date(time.dateTime);
+    if (Number.isNaN(date.getTime())) continue;
+    time.textContent = ago(date);
+    time.title = new Intl.DateTimeFormat(language(), { dateStyle: "full", timeStyle: "short" }).format(date);
+  }
+}
+
+/**
+ * Return the sentence for a number, of those in an element's `data-forms`.
+ *
+ * Django knows the translations and the browser the plural rules: the server writes the sentence for a few sample
+ * numbers, and the one whose sample falls under the same rule as `n` is taken.
+ */
+export function plural(element, n, more = n) {
+  const rules = new Intl.PluralRules(language());
+  const forms = Object.entries(JSON.parse(element.dataset.forms));
+  const [, form] = forms.find(([sample]) => Number(sample) === n) ??
+    forms.find(([sample]) => sample !== "0" && rules.select(Number(sample)) === rules.select(n)) ?? forms.at(-1);
+  return form.replace("{n}", typeof more === "string" ? more : formatted(more));
+}
+
+const formatted = (n) => new Intl.NumberFormat(language()).format(n);
+
+/** A count as the badge shows it; the server counts to 100, which means more than 99. */
+export const capped = (n) => (n >= 100 ? `${formatted(99)}+` : formatted(n));

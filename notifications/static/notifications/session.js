@@ -1,0 +1,272 @@
+/**
+ * All that a page knows of one person's events: where it stands in each topic, and where events come from, be it a
+ * connection of its own or another tab's. Shared by all clients of the page; there is one for each person and server.
+ */
+import { CLOSED, CONNECTING, Connection, OPEN, platform } from "./connection.js";
+import { Tabs, canShare } from "./tabs.js";
+import { withCursor } from "./transports.js";
+
+const RECENT = 256; // events a leader keeps for tabs that come after it
+const WELCOME_MS = 1000;
+const HELD_LIMIT = 2000;
+
+export class Session {
+  clients = new Set();
+  cursor;
+  /** The highest number applied, by topic: what a transport delivers again is dropped. */
+  positions = new Map();
+  types = new Set();
+  #options;
+  #env;
+  #tabs = null;
+  #connection = null;
+  #state = { readyState: CONNECTING, transport: null, reason: "connecting" };
+  #ready = null;
+  #recent = [];
+  #held = null; // events of the leader that wait until this tab has caught up with it
+  #welcome = null;
+  #hiding = null;
+  #watched = 0; // when a visible tab last asked for the leader
+  #order;
+  #over = new AbortController();
+
+  constructor(options, env) {
+    this.#options = options;
+    this.#env = env;
+    this.#order = options.order;
+    this.cursor = options.cursor ?? "";
+    this.#listenToPage();
+    this.#join();
+  }
+
+  get state() {
+    return { ...this.#state, leading: Boolean(this.#connection), shared: Boolean(this.#tabs) };
+  }
+
+  /** Carry this tab over other transports, or the same ones opened anew, from the same cursor. */
+  use(order) {
+    this.#order = order;
+    this.#leave();
+    this.#join();
+  }
+
+  listen(type) {
+    if (this.types.has(type)) return;
+    this.types.add(type);
+    this.#connection?.listen(type);
+    this.#tabs?.post({ is: "listen", types: [type] });
+  }
+
+  wake() {
+    this.#connection?.wake();
+  }
+
+  close() {
+    this.#over.abort();
+    this.#leave();
+    this.#setState({ readyState: CLOSED, transport: null, reason: "closed" });
+  }
+
+  #join() {
+    const { share, scope } = this.#options;
+    if (!share || !canShare(this.#env)) return this.#connect();
+    this.#tabs = new Tabs(
+      // Tabs that were told to use another transport do not share with those that were not.
+      `notifications ${scope} ${this.#order}`,
+      {
+        lead: () => {
+          this.#held = null;
+          this.#connect();
+          this.#tabs.post({ is: "lead" });
+        },
+        follow: () => {
+          this.#disconnect();
+          this.#hello();
+        },
+        message: (message) => this.#message(message),
+      },
+      this.#env,
+    );
+    this.#tabs.join();
+    this.#tabs.watch(this.#visible);
+  }
+
+  #leave() {
+    this.#env.clearTimeout(this.#welcome);
+    this.#env.clearTimeout(this.#hiding);
+    this.#disconnect();
+    this.#tabs?.close();
+    this.#tabs = this.#held = null;
+  }
+
+  #connect() {
+    this.#env.clearTimeout(this.#welcome);
+    this.#disconnect();
+    this.#recent = [];
+    this.#connection = new Connection(
+      { ...this.#options, order: this.#order, cursor: this.cursor, types: this.types },
+      {
+        event: (type, cursor, data) => {
+          this.#share(type, cursor, data);
+          this.#receive(type, cursor, data);
+        },
+        state: (state) => {
+          this.#setState(state);
+          this.#tabs?.post({ is: "state", state });
+          // Given up for good: let nobody wait behind this tab. One that logs in again starts afresh.
+          if (state.readyState === CLOSED) this.#tabs?.leave();
+        },
+      },
+      this.#env,
+    );
+    this.#connection.start();
+  }
+
+  #disconnect() {
+    const connection = this.#connection;
+    this.#connection = null;
+    connection?.drop();
+  }
+
+  #share(type, cursor, data) {
+    if (!this.#tabs) return;
+    if (type === "ready") this.#ready = data;
+    else if (type !== "heartbeat" && cursor && this.#recent.push({ type, cursor, data }) > RECENT) this.#recent.shift();
+    this.#tabs.post({ is: "event", event: { type, cursor, data } });
+  }
+
+  #receive(type, cursor, data) {
+    if (cursor) this.cursor = cursor;
+    if (typeof data?.seq === "number" && typeof data.topic === "string") {
+      if (data.seq <= (this.positions.get(data.topic) ?? -1)) return;
+      this.positions.set(data.topic, data.seq);
+    } else if (type === "reset") {
+      if (data.topic === "*") this.positions.clear();
+      else this.positions.delete(data.topic);
+    }
+    this.#emit(type, { ...data, cursor: this.cursor }, { type, cursor: this.cursor, data });
+  }
+
+  #emit(type, detail, envelope) {
+    for (const client of [...this.clients]) client.deliver(type, detail, envelope);
+    this.#env.document?.dispatchEvent(new CustomEvent(`notifications:${type}`, { detail }));
+  }
+
+  #setState(state) {
+    this.#state = state;
+    this.#emit("state", this.state, null);
+  }
+
+  // ---- following another tab -----------------------------------------------------------------------------------
+
+  /** Ask the leader for what came since this tab's cursor; meanwhile hold back what it passes on. */
+  #hello() {
+    this.#held = [];
+    this.#env.clearTimeout(this.#welcome);
+    this.#tabs.post({ is: "hello", cursor: this.cursor, types: [...this.types] });
+    this.#welcome = this.#env.setTimeout(() => this.#catchUp(), WELCOME_MS);
+  }
+
+  #message(message) {
+    if (this.#connection) this.#messageToLeader(message);
+    else this.#messageToFollower(message);
+  }
+
+  #messageToLeader({ is, from, cursor, types = [] }) {
+    if (is === "ping") {
+      this.#watched = this.#env.now();
+      if (this.#connection.state.reason === "paused") this.#connection.wake();
+    } else if (is === "listen" || is === "hello") {
+      for (const type of types) this.listen(type);
+    }
+    if (is !== "hello") return;
+    const index = this.#recent.findLastIndex((event) => event.cursor === cursor);
+    // The very same cursor means the very same place, whatever is written in it.
+    const events = cursor === this.#connection.cursor ? [] : index < 0 ? null : this.#recent.slice(index + 1);
+    this.#tabs.post({ is: "welcome", to: from, state: this.#connection.state, ready: this.#ready, events });
+  }
+
+  #messageToFollower({ is, state, event, events, ready }) {
+    if (is === "state" || is === "welcome") {
+      this.#setState(state);
+      if (state.readyState === CLOSED) this.#tabs.leave();
+    }
+    if (is === "lead") {
+      this.#tabs.join(); // back in the line, should this tab have left it
+    } else if (is === "event") {
+      if (!this.#held) this.#receive(event.type, event.cursor, event.data);
+      else if (this.#held.push(event) > HELD_LIMIT) this.#caughtUp([{ type: "reset", data: { topic: "*", reason: "tabs" } }]);
+    } else if (is === "welcome" && this.#held) {
+      if (ready) this.#emit("ready", ready, { type: "ready", cursor: this.cursor, data: ready });
+      if (events) this.#caughtUp(events);
+      else this.#catchUp();
+    }
+  }
+
+  /** Read what the leader no longer has from the server, once. */
+  async #catchUp() {
+    this.#env.clearTimeout(this.#welcome);
+    const held = this.#held;
+    const { urls, headers, credentials = "same-origin" } = this.#options;
+    let events;
+    try {
+      const init = { headers: { Accept: "application/json", ...headers }, credentials, cache: "no-store" };
+      const response = await this.#env.fetch(withCursor(urls.polling, this.cursor, this.#env.base), init);
+      if (response.ok) events = (await response.json()).events;
+    } catch {
+      // No line; try again until there is one, or this tab leads.
+    }
+    if (this.#held !== held || !held) return;
+    if (events) this.#caughtUp(events);
+    else this.#welcome = this.#env.setTimeout(() => this.#hello(), 5000 * (0.5 + this.#env.random()));
+  }
+
+  #caughtUp(events) {
+    this.#env.clearTimeout(this.#welcome);
+    const held = this.#held;
+    this.#held = null;
+    for (const { type, cursor, data } of [...events, ...held]) this.#receive(type, cursor, data);
+  }
+
+  // ---- the page's life -----------------------------------------------------------------------------------------
+
+  get #visible() {
+    return this.#env.document?.visibilityState !== "hidden";
+  }
+
+  #listenToPage() {
+    const { window, document } = this.#env;
+    const { signal } = this.#over;
+    const on = (target, type, fn) => target?.addEventListener(type, fn, { signal });
+    on(window, "online", () => this.#connection?.wake(true));
+    on(document, "visibilitychange", () => this.#seen());
+    // A page put by for the back button, or frozen, must not keep others from the connection.
+    on(window, "pagehide", () => this.#leave());
+    on(document, "freeze", () => this.#leave());
+    on(window, "pageshow", ({ persisted }) => persisted && this.#return());
+    on(document, "resume", () => this.#return());
+  }
+
+  #return() {
+    if (!this.#tabs && !this.#connection) this.#join();
+    this.#seen();
+  }
+
+  #seen() {
+    this.#env.clearTimeout(this.#hiding);
+    this.#tabs?.watch(this.#visible);
+    if (this.#visible) this.#connection?.wake();
+    else if (this.#options.hiddenAfter) this.#hide();
+  }
+
+  #hide() {
+    const { hiddenAfter } = this.#options;
+    this.#hiding = this.#env.setTimeout(() => {
+      // A visible tab that follows this one still needs the connection.
+      if (this.#env.now() - this.#watched >= hiddenAfter) this.#connection?.pause();
+      this.#hide();
+    }, hiddenAfter);
+  }
+}
+
+export { OPEN, platform };

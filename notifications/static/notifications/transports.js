@@ -1,0 +1,194 @@
+/**
+ * The ways an event can come in. Each is a function `(config, port) → { close(), listen?(type) }` that opens one
+ * connection at once and reports to its port; it never retries: that is the business of connection.js.
+ *
+ * config: `url`, `cursor`, `headers`, `credentials`, `types` (what EventSource has to be told to hear) and `env`, the
+ * platform (`fetch`, `WebSocket`, …), which tests replace.
+ * port: `event(type, cursor, data)`, `retry(ms)`, and `end(info)` with `info.reason` and, where known, `info.status` or
+ * `info.code` and `info.wait` (milliseconds the server asked for).
+ *
+ * What an ended connection says of the way itself, rather than of the server or the line:
+ *   "refused"  the socket was not let through        "blocked"  something else answered (a proxy's page)
+ */
+import { SSEParser } from "./sse-parser.js";
+import { retryAfter } from "./backoff.js";
+
+export const SUBPROTOCOL = "notifications.v1";
+const ACK_BYTES = 65_536;
+const ACK_MS = 1000;
+const ACK_LEAST_MS = 60; // under the server's 20 frames a second, also while much is being replayed
+
+/** The protocol's own types and those of the inbox; EventSource hears only types it was told of. */
+export const TYPES = "ready notification read seen archived recalled reset heartbeat bye error".split(" ");
+
+export function withCursor(url, cursor, base = globalThis.location?.href) {
+  const result = new URL(url, base);
+  if (cursor) result.searchParams.set("cursor", cursor);
+  return result;
+}
+
+function refusal(response, now) {
+  const wait = retryAfter(response.headers.get("Retry-After"), now);
+  return { reason: `HTTP ${response.status}`, status: response.status, wait };
+}
+
+function request({ url, cursor, headers, credentials = "same-origin", env }, accept, signal) {
+  const init = { headers: { Accept: accept, ...headers }, credentials, cache: "no-store", signal };
+  return env.fetch(withCursor(url, cursor, env.base), init);
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Server-sent events read with fetch. Unlike EventSource it sees the status and Retry-After, may send headers, and hears
+ * the site's own event types without being told their names.
+ */
+export function sse(config, port) {
+  const { env, cursor } = config;
+  const abort = new AbortController();
+  const parser = new SSEParser(
+    {
+      event(type, id, text) {
+        const data = parse(text);
+        if (data !== undefined) port.event(type, id, data);
+      },
+      retry: (ms) => port.retry(ms),
+    },
+    cursor,
+  );
+  (async () => {
+    const response = await request(config, "text/event-stream", abort.signal);
+    if (response.status !== 200) return port.end(refusal(response, env.now()));
+    if (!/^text\/event-stream\b/i.test(response.headers.get("Content-Type") ?? "")) {
+      abort.abort();
+      return port.end({ reason: "blocked" });
+    }
+    const reader = response.body.getReader();
+    for (let chunk; !(chunk = await reader.read()).done; ) parser.push(chunk.value);
+    port.end({ reason: "closed" });
+  })().catch(() => port.end({ reason: "network" }));
+  return { close: () => abort.abort() };
+}
+
+/** Server-sent events by the browser's EventSource. */
+export function eventSource(config, port) {
+  const { env } = config;
+  const source = new env.EventSource(withCursor(config.url, config.cursor, env.base), {
+    withCredentials: config.credentials === "include",
+  });
+  const abort = new AbortController();
+  const listening = new Set();
+  let heard = false;
+  function listen(type) {
+    if (listening.has(type)) return;
+    listening.add(type);
+    source.addEventListener(type, (event) => {
+      // A connection error has the type "error" too, but no data.
+      const data = event.data === undefined ? undefined : parse(event.data);
+      if (data === undefined) return;
+      heard = true;
+      port.event(type, event.lastEventId, data);
+    });
+  }
+  for (const type of [...TYPES, ...(config.types ?? [])]) listen(type);
+  source.addEventListener("error", async (event) => {
+    if (event.data !== undefined) return;
+    // The browser would reconnect by itself, but only sometimes (never after a status other than 200) and without
+    // jitter, so it never gets to. It hides the status: only a request of our own can tell "log in" from "try later".
+    source.close();
+    if (heard) return port.end({ reason: "closed" });
+    try {
+      const response = await request(config, "text/event-stream", abort.signal);
+      abort.abort();
+      port.end(response.status === 200 ? { reason: "blocked" } : refusal(response, env.now()));
+    } catch {
+      port.end({ reason: "network" });
+    }
+  });
+  return {
+    listen,
+    close() {
+      source.close();
+      abort.abort();
+    },
+  };
+}
+
+/** A WebSocket; acknowledges what it got, so that the server knows a slow reader from a fast one. */
+export function websocket(config, port) {
+  const { env } = config;
+  const url = withCursor(config.url, config.cursor, env.base);
+  url.protocol = url.protocol.replace("http", "ws");
+  const socket = new env.WebSocket(url, SUBPROTOCOL);
+  let cursor = config.cursor;
+  let bytes = 0;
+  let heard = false;
+  let timer = null;
+  let due = 0;
+  let acked = env.now();
+
+  function ack() {
+    timer = null;
+    bytes = 0;
+    acked = env.now();
+    if (socket.readyState === 1) socket.send(JSON.stringify({ type: "ack", cursor }));
+  }
+  function ackIn(ms) {
+    const at = Math.max(env.now() + ms, acked + ACK_LEAST_MS);
+    if (timer !== null && due <= at) return;
+    env.clearTimeout(timer);
+    timer = env.setTimeout(ack, (due = at) - env.now());
+  }
+
+  socket.onmessage = ({ data: text }) => {
+    const frame = parse(text);
+    if (typeof frame?.type !== "string") return;
+    heard = true;
+    bytes += text.length;
+    cursor = frame.cursor || cursor;
+    if (cursor) ackIn(bytes >= ACK_BYTES ? 0 : ACK_MS);
+    port.event(frame.type, frame.cursor, frame.data);
+  };
+  socket.onclose = ({ code }) => {
+    env.clearTimeout(timer);
+    port.end({ code, reason: heard || code >= 4000 ? "closed" : "refused" });
+  };
+  return {
+    close() {
+      env.clearTimeout(timer);
+      socket.onmessage = socket.onclose = null;
+      socket.close(1000);
+    },
+  };
+}
+
+/** Ask again and again; the last resort, which gets through everything that lets a page through. */
+export function polling(config, port) {
+  const { env } = config;
+  const abort = new AbortController();
+  let { cursor } = config;
+  let timer = null;
+  async function ask() {
+    const response = await request({ ...config, cursor }, "application/json", abort.signal);
+    if (response.status !== 200) return port.end(refusal(response, env.now()));
+    const answer = parse(await response.text());
+    if (!Array.isArray(answer?.events)) return port.end({ reason: "blocked" });
+    cursor = answer.cursor || cursor;
+    for (const event of answer.events) port.event(event.type, event.cursor, event.data);
+    if (!abort.signal.aborted) timer = env.setTimeout(again, answer.retry ?? 5000);
+  }
+  const again = () => ask().catch(() => port.end({ reason: "network" }));
+  again();
+  return {
+    close() {
+      env.clearTimeout(timer);
+      abort.abort();
+    },
+  };
+}

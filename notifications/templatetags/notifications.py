@@ -1,0 +1,121 @@
+"""Template tags: the bell and its companions on any page, rows of the inbox in any list. See ``docs/embed.md``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from django import template
+from django.middleware.csrf import get_token
+from django.template.loader import select_template
+from django.urls import reverse
+from django.utils.crypto import salted_hmac
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from notifications.access import cursor_for
+from notifications.inbox import Inbox, Row
+from notifications.settings import conf
+
+register = template.Library()
+
+#: Where the state of a page's person waits for the page's next tag.
+ATTRIBUTE = "_notifications_element"
+
+#: Kinds that can name a template file.
+KIND = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
+
+#: Numbers that between them fall under all plural rules of the languages there are.
+SAMPLES = (0, 1, 2, 3, 5, 6, 11, 21, 100, 1_000_000)
+
+SENTENCES: dict[str, Callable[[int], str]] = {
+    "bell": lambda n: (
+        ngettext("Notifications, {n} unread", "Notifications, {n} unread", n) if n else _("Notifications, all read")
+    ),
+    "pill": lambda n: ngettext("{n} new", "{n} new", n),
+    "arrived": lambda n: ngettext("{n} new notification", "{n} new notifications", n),
+}
+
+
+@register.inclusion_tag("notifications/bell.html", takes_context=True)
+def notification_bell(context: template.Context, *, toasts: bool = True, transport: str = "auto") -> dict[str, Any]:
+    """Render the bell of the person who is logged in, and with it the toasts; nothing for anybody else.
+
+    :param toasts: whether new notifications show for a moment in a corner of the window.
+    :param transport: ``auto``, or the one transport that this page is to use.
+    """
+    return {**element(context, transport), "toasts": toasts}
+
+
+@register.inclusion_tag("notifications/toasts.html", takes_context=True)
+def notification_toasts(context: template.Context, *, transport: str = "auto") -> dict[str, Any]:
+    """Render the toasts alone, for a page without the bell."""
+    return element(context, transport)
+
+
+@register.simple_tag
+def notification_row(row: Row | None, form: bool = False) -> SafeString:
+    """Render a row of the inbox with its kind's template, ``notifications/row/<kind>.html``, or the one for all.
+
+    :param row: a row, or None for the blank one that the browser fills in.
+    :param form: whether it stands in a form, so that its buttons work without JavaScript.
+    """
+    return render_row(row, row.notification.kind if row else "", form)
+
+
+@register.simple_tag
+def notification_row_templates() -> list[tuple[str, SafeString]]:
+    """Return the blank rows from which the browser makes new ones: for the kinds of ``KINDS`` and for all others."""
+    return [(kind, render_row(None, kind)) for kind in ("", *conf.kinds)]
+
+
+@register.simple_tag
+def notification_kind_labels() -> str:
+    """Return what the site calls its kinds, as JSON."""
+    return json.dumps({kind: str(about["label"]) for kind, about in conf.kinds.items() if about.get("label")})
+
+
+@register.simple_tag
+def notification_sentence(name: str) -> str:
+    """Return a sentence with a number in it, for the sample numbers, as JSON; the browser knows which one applies."""
+    return json.dumps({n: SENTENCES[name](n) for n in SAMPLES}, ensure_ascii=False)
+
+
+def render_row(row: Row | None, kind: str, form: bool = False) -> SafeString:
+    names = ["notifications/row.html"]
+    if KIND.fullmatch(kind):
+        names.insert(0, f"notifications/row/{kind}.html")
+    context = {"row": row, "notification": row.notification if row else None, "form": form}
+    return select_template(names).render(context)
+
+
+def element(context: template.Context, transport: str = "auto") -> dict[str, Any]:
+    """Return what an element of this page has to know; asked for once for each request, nothing for strangers."""
+    request = context.get("request")
+    user = getattr(request, "user", None) or context.get("user")
+    if request is None or user is None or not user.is_authenticated:
+        return {"element": None}
+    known: dict[str, Any] | None = getattr(request, ATTRIBUTE, None)
+    first = known is None
+    if known is None:
+        # Before the counts: what is published in between is then counted twice at worst, and not forgotten.
+        cursor = cursor_for(user)
+        counts = Inbox(user).counts()
+        known = {
+            "stream_url": reverse("notifications:stream"),
+            "socket_url": conf.socket_path,
+            "events_url": reverse("notifications:events"),
+            "inbox_url": reverse("notifications:inbox"),
+            "cursor": cursor,
+            "unread": counts.unread,
+            "unseen": counts.unseen,
+            "transports": " ".join(conf.transports),
+            "csrf_token": get_token(request),
+            # Tells the tabs of different people apart without telling who they are.
+            "user": salted_hmac("notifications.user", str(user.pk)).hexdigest()[:16],
+        }
+        setattr(request, ATTRIBUTE, known)
+    return {"element": {**known, "transport": transport}, "first": first}

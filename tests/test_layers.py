@@ -14,7 +14,7 @@ LAYERS = {
     "pure": {"settings", "cursor", "sse", "envelope", "signals", "failpoints", "batch", "origin"},
     "log": {"models", "access", "doorbell", "log", "publishing", "binding", "broadcasts", "receivers", "inbox", "reader"},
     "hub": {"subscription", "hub"},
-    "stream": {"stream", "shutdown", "asgi"},
+    "stream": {"stream", "shutdown", "handover"},
     "view": {"views", "consumers", "polling", "inbox_views", "forms"},
     "site": {"urls", "routing", "asgi", "admin", "apps", "checks", "templatetags", "management"},
 }

@@ -97,7 +97,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert packed == set(listed.stdout.split())
 
 
-@pytest.mark.parametrize("needed", ["py.typed", "migrations/0001_initial.py", "static/", "templates/", "locale/"])
+@pytest.mark.parametrize("needed", ["py.typed", "migrations/0001_initial.py", "static/", "templates/"])
 def test_wheel_holds(wheel: Path, needed: str) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert any(name.startswith(f"notifications/{needed}") for name in archive.namelist())

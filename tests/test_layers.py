@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "notifications"
 #: From the bottom to the top; a module imports only from its own layer and from those before it.
 LAYERS = {
     "pure": {"settings", "cursor", "sse", "envelope", "signals", "failpoints", "batch", "origin"},
-    "log": {"models", "access", "doorbell", "log", "publishing", "binding", "broadcasts", "receivers", "inbox", "reader"},
+    "log": {
+        *("models", "access", "doorbell", "log", "publishing", "binding", "broadcasts", "receivers", "inbox", "reader")
+    },
     "hub": {"subscription", "hub"},
     "stream": {"stream", "shutdown", "handover"},
     "view": {"views", "consumers", "polling", "inbox_views", "forms"},

@@ -92,7 +92,7 @@ def topic_name(to: Any) -> str:
     if isinstance(to, str):
         if len(to) > TOPIC_NAME_LENGTH or NAME.fullmatch(to) is None:
             raise InvalidTopic(
-                f"{to[:200]!r} is not a topic: 1 to {TOPIC_NAME_LENGTH} characters, no white space, no control characters"
+                f"{to[:200]!r} is not a topic: 1 to {TOPIC_NAME_LENGTH} characters, no white space or controls"
             )
         return to
     if isinstance(to, Group) and to.pk is not None:
@@ -103,7 +103,7 @@ def topic_name(to: Any) -> str:
     raise TypeError(f"a notification goes to a saved user, a group or a topic name, not to {to!r}")
 
 
-def topics_for(user: AbstractBaseUser) -> list[str]:
+def topics_for(user: AbstractBaseUser | AnonymousUser) -> list[str]:
     """Return the names of the topics that ``user`` may read now; none for anonymous and inactive users."""
     if not user.is_authenticated or not user.is_active:
         return []

@@ -14,7 +14,9 @@ class NotificationsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401 – registers itself
-        from . import receivers
+        from . import (
+            checks,  # noqa: F401 – registers itself
+            receivers,
+        )
 
         receivers.connect()

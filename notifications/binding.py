@@ -13,8 +13,11 @@ from django.contrib.auth.models import Group
 from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
 from django.db import models
 from django.db.models.signals import post_save, pre_save
+from django.utils.text import Truncator
 
 from .publishing import DEFAULTS, notify, notify_many
+
+TITLE_LENGTH = 200
 
 __all__ = ["notify_on"]
 
@@ -22,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Text = str | Callable[[Any], Any]
 
 
-class notify_on:  # noqa: N801 – reads as a decorator
+class notify_on:
     """Notify somebody whenever a model instance is created, or some of its fields change, by ``save()``.
 
     As a plain call it declares everything; as a decorator of a function it lets the function decide the rest::
@@ -115,7 +118,7 @@ class notify_on:  # noqa: N801 – reads as a decorator
         return remembered
 
     def _value(self, instance: Any, name: str) -> Any:
-        field = self.model._meta.get_field(name)
+        field: Any = self.model._meta.get_field(name)
         value = getattr(instance, field.attname)
         try:
             return field.to_python(value)  # A form's "3" and the database's 3 are the same value.
@@ -123,28 +126,24 @@ class notify_on:  # noqa: N801 – reads as a decorator
             return value
 
     def _notify(self, instance: Any, what: str) -> None:
-        arguments: dict[str, Any] = {
-            "title": self.title,
-            "to": self.to,
-            "kind": f"{self.model._meta.model_name}.{what}",
-            "target": instance,
-            **self.fields,
-        }
+        extra = self.build(instance) if self.build is not None else None
+        if extra is False:
+            return
+        arguments: dict[str, Any] = {"kind": f"{self.model._meta.model_name}.{what}", "target": instance}
         if "url" not in self.fields and hasattr(instance, "get_absolute_url"):
             arguments["url"] = instance.get_absolute_url()
-        if self.build is not None:
-            extra = self.build(instance)
-            if extra is False:
-                return
-            arguments.update(extra or {})
-        to = self._recipients(instance, arguments.pop("to"))
+        # Only what was declared is filled in: braces in what the function returns are somebody's text.
+        for name, value in {"title": self.title, **self.fields}.items():
+            if callable(value):
+                arguments[name] = value(instance)
+            else:
+                arguments[name] = self._filled(value, instance) if isinstance(value, str) else value
+        arguments |= extra or {}
+        to = arguments.pop("to") if "to" in arguments else self._recipients(instance, self.to)
         if to is None:
             return
-        for name, value in arguments.items():
-            if callable(value) and not isinstance(value, type):
-                arguments[name] = value(instance)
-            elif isinstance(value, str) and name != "data":
-                arguments[name] = self._filled(value, instance)
+        # A long name in a title must not make the site's own save() fail.
+        arguments["title"] = Truncator(arguments["title"]).chars(TITLE_LENGTH)
         if isinstance(to, str | Group) or hasattr(to, "is_authenticated"):
             notify(to, **arguments)
         else:

@@ -47,7 +47,7 @@ class CloseCode:
 CLOSE_CODES = {"revoked": CloseCode.NOT_AUTHENTICATED, "slow": CloseCode.SLOW, "capacity": CloseCode.TOO_MANY}
 
 
-class NotificationConsumer(AsyncConsumer):
+class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
     """One connection. ``scope["user"]`` is the logged-in user; ``?cursor=`` is where the client is."""
 
     #: Names no layer: the consumer needs no channel, which would be one Redis subscription per client.
@@ -186,5 +186,3 @@ class NotificationConsumer(AsyncConsumer):
                 await self.send(message)
         except Exception as error:  # uvicorn raises when the client has gone, daphne does not.
             logger.debug("a closing WebSocket could not be written to: %r", error)
-
-

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,7 @@ class Handover:
         return self.principal is not None
 
 
-def encode_frames(frames: list[Frame]) -> bytes:
+def encode_frames(frames: Sequence[Frame]) -> bytes:
     """Return frames as one piece of an event stream."""
     return b"".join([envelope.as_sse(cursor) for envelope, cursor in frames])
 

@@ -36,7 +36,7 @@ from .cursor import InvalidCursor, Position, parse_cursor
 from .envelope import log_envelope
 from .settings import conf
 from .signals import hub_changed, stream_closed, stream_opened
-from .subscription import BEGINNING, LiveEvent, Mark, Subscription, TopicState
+from .subscription import LiveEvent, Mark, Subscription, TopicState
 
 __all__ = ["Hub", "HubFull", "Log", "NotAuthorized"]
 
@@ -87,6 +87,7 @@ class Hub:
         self.restarts = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._channel: str | None = None
+        self._has_channel = asyncio.Event()
         self._echoes: dict[str, asyncio.Future[None]] = {}
         self._authorizations: Batch[Any, Any] = Batch(self._authorize_all, 500)
         self._heads: Batch[str, Any] = Batch(self._read_heads, 500)
@@ -275,7 +276,7 @@ class Hub:
             return []
         events = [event for event in await self._events_after(state, mark.seq) if event.seq <= state.seen]
         if not events or events[0].seq != mark.seq + 1 or events[0].mark.epoch != state.epoch:
-            if subscription.marks[state].seq >= state.seen or events and events[0].mark.epoch != state.epoch:
+            if subscription.marks[state].seq >= state.seen or (events and events[0].mark.epoch != state.epoch):
                 return []  # A new epoch came in while we read; look again.
             subscription.marks[state] = state.here()
             return [(state, "floor")]
@@ -381,7 +382,7 @@ class Hub:
             events = await self._events_after(state, state.seen)
             fresh = [event for event in events if event.seq > state.seen and event.mark.epoch == state.epoch]
             if not fresh or fresh[0].seq != state.seen + 1:
-                if state.seen >= head.seq or events and not fresh:
+                if state.seen >= head.seq or (events and not fresh):
                     continue  # Somebody else brought them meanwhile.
                 # Trimmed away below us: each connection finds out for itself what it has missed.
                 state.seen, state.seen_at = head.seq, self.loop.time()
@@ -412,6 +413,7 @@ class Hub:
             try:
                 if self._channel is None:
                     self._channel = await doorbell.channel_layer().new_channel()
+                    self._has_channel.set()
                 message = await doorbell.channel_layer().receive(self._channel)
             except Exception as error:
                 self._set_up(False, error)
@@ -470,8 +472,7 @@ class Hub:
         """Join and wait for an echo: ``group_add`` on the pub/sub layer returns before Redis has subscribed."""
         try:
             async with asyncio.timeout(JOIN_TIMEOUT):
-                while self._channel is None:
-                    await asyncio.sleep(0.01)
+                await self._has_channel.wait()
                 for state in states:
                     await self._group("add", state.name)
                 # Subscriptions to one host are in order, so that the last one's echo confirms all.

@@ -162,7 +162,7 @@ def _number_locked(topics: dict[str, Topic], alias: str) -> tuple[list[doorbell.
     _update(Event, events, {"seq"}, alias)
     advanced = [topics[name] for name in grouped]
     for topic in advanced:
-        topic.advanced_at = Now()  # type: ignore[assignment]
+        topic.advanced_at = Now()
     _update(Topic, advanced, {"head", "advanced_at"}, alias)
     hints = [
         doorbell.Hint(topic.name, topic.pk, topic.epoch, topic.head, tuple(grouped[topic.name])) for topic in advanced
@@ -195,7 +195,9 @@ def heads(names: Iterable[str]) -> dict[str, Head]:
 def read(topic: str, after: int, limit: int) -> list[LogEvent]:
     """Return up to ``limit`` events of a topic numbered above ``after``, in order."""
     rows = Event.objects.using(database()).filter(topic=topic, seq__gt=after).order_by("seq")
-    return [LogEvent(*row) for row in rows.values_list("seq", "type", "payload")[:limit]]
+    return [
+        LogEvent(seq or 0, type, payload) for seq, type, payload in rows.values_list("seq", "type", "payload")[:limit]
+    ]
 
 
 def advanced(mark: datetime | None) -> tuple[list[Head], datetime | None]:
@@ -246,7 +248,7 @@ def rotate_epoch(topics: Iterable[str] | None = None) -> int:
             rows = _locked(batch, alias)
             for topic in rows:
                 topic.epoch = new_epoch()
-                topic.advanced_at = Now()  # type: ignore[assignment]
+                topic.advanced_at = Now()
             _update(Topic, rows, {"epoch", "advanced_at"}, alias)
         doorbell.ring([doorbell.Hint(topic.name, topic.pk, topic.epoch, topic.head, ()) for topic in rows])
         count += len(rows)

@@ -89,10 +89,14 @@ class Notification(models.Model):
     data = models.JSONField(_("data"), default=dict, blank=True)
     tag = models.CharField(_("tag"), max_length=100, blank=True)
 
-    actor_type = models.ForeignKey(ContentType, models.SET_NULL, null=True, blank=True, related_name="+", db_index=False)
+    actor_type = models.ForeignKey(
+        ContentType, models.SET_NULL, null=True, blank=True, related_name="+", db_index=False
+    )
     actor_id = models.CharField(max_length=64, blank=True)
     actor = GenericForeignKey("actor_type", "actor_id")
-    target_type = models.ForeignKey(ContentType, models.SET_NULL, null=True, blank=True, related_name="+", db_index=False)
+    target_type = models.ForeignKey(
+        ContentType, models.SET_NULL, null=True, blank=True, related_name="+", db_index=False
+    )
     target_id = models.CharField(max_length=64, blank=True)
     target = GenericForeignKey("target_type", "target_id")
 
@@ -144,7 +148,7 @@ class Receipt(models.Model):
 
 
 class ReadMark(models.Model):
-    """"All read up to here", one row a user: notifications with an id up to ``read_upto`` are read, whoever's receipt
+    """ "All read up to here", one row a user: notifications with an id up to ``read_upto`` are read, whoever's receipt
     is missing; likewise ``seen_upto`` for the badge. The marks only ever move over rows old enough that no open
     transaction can still commit a smaller id (see :mod:`notifications.inbox`)."""
 

@@ -81,5 +81,3 @@ def _matches(origin: Origin, trusted: str) -> bool:
     if parsed is None or (parsed[0], parsed[2]) != (origin[0], origin[2]):
         return False
     return origin[1].endswith(f".{parsed[1]}") if wildcard else origin[1] == parsed[1]
-
-

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from asgiref.sync import sync_to_async
-from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractBaseUser, Group
 from django.contrib.contenttypes.models import ContentType
 from django.db import connections, models, transaction
@@ -25,6 +24,7 @@ from django.utils.functional import Promise
 
 from . import log
 from .access import EVERYONE, STAFF, group_topic, topic_name, user_topic
+from .broadcasts import recipients
 from .envelope import dumps, valid_type
 from .models import Broadcast, Level, Notification
 from .signals import notification_published
@@ -116,7 +116,7 @@ def broadcast(
     body: str = "",
     *,
     audience: str | Group | Iterable[AbstractBaseUser] = EVERYONE,
-    sender: AbstractBaseUser | None = None,
+    sender: Any = None,
     **fields: Any,
 ) -> Broadcast:
     """Send a message to an audience, and keep it as a :class:`~notifications.models.Broadcast`; return that.
@@ -152,7 +152,7 @@ abroadcast = sync_to_async(broadcast)
 abroadcast.__doc__ = "Like :func:`broadcast`, awaitable."
 
 
-def send(broadcast: Broadcast, *, sender: AbstractBaseUser | None = None) -> bool:
+def send(broadcast: Broadcast, *, sender: Any = None) -> bool:
     """Send a composed broadcast now; return False if it had been sent already (by another click, or the schedule)."""
     alias = log.database()
     with transaction.atomic(using=alias):
@@ -252,20 +252,16 @@ def _known(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _send(broadcast: Broadcast) -> None:
     """Publish a broadcast's notifications and record what became of it, in the caller's transaction."""
-    people = get_user_model()._default_manager.filter(is_active=True)
     topics: Iterable[str]
     match broadcast.audience:
-        case Broadcast.Audience.EVERYONE:
-            topics, recipients = [EVERYONE], people.count()
-        case Broadcast.Audience.STAFF:
-            topics, recipients = [STAFF], people.filter(is_staff=True).count()
+        case Broadcast.Audience.GROUP if broadcast.group is None:
+            raise ValueError("the broadcast's group does not exist any more; choose another audience")
         case Broadcast.Audience.GROUP:
-            if broadcast.group is None:
-                raise ValueError("the broadcast's group does not exist any more; choose another audience")
-            topics, recipients = [group_topic(broadcast.group)], people.filter(groups=broadcast.group).count()
-        case _:
-            chosen = list(broadcast.users.values_list("pk", flat=True))
-            topics, recipients = map(user_topic, chosen), len(chosen)
+            topics = [group_topic(broadcast.group)]
+        case Broadcast.Audience.USERS:
+            topics = map(user_topic, broadcast.users.order_by().values_list("pk", flat=True))
+        case shared:  # "everyone" and "staff" are the topics' names, too.
+            topics = [shared]
     checked = _fields(
         broadcast.title,
         broadcast.body,
@@ -282,7 +278,7 @@ def _send(broadcast: Broadcast) -> None:
         _publish_all([Notification(topic=topic, broadcast=broadcast, **checked) for topic in batch])
     broadcast.state = Broadcast.State.SENT
     broadcast.sent_at = timezone.now()
-    broadcast.recipients = recipients
+    broadcast.recipients = recipients(broadcast).count()
     broadcast.save(update_fields=["state", "sent_at", "recipients", "sender"])
 
 

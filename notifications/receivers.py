@@ -1,4 +1,4 @@
-"""What the app hears from Django: people who lose rights lose their streams, people who join begin where they joined."""
+"""What the app hears from Django: who loses rights loses the stream, who joins a topic begins where they joined."""
 
 from __future__ import annotations
 

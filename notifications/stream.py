@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -44,7 +44,7 @@ def current_hub() -> Hub:
 @asynccontextmanager
 async def open_stream(
     principal: Any, *, transport: str, cursor: str | None = None
-) -> AsyncIterator[tuple[Subscription, AsyncIterator[list[Frame]]]]:
+) -> AsyncIterator[tuple[Subscription, AsyncIterator[Sequence[Frame]]]]:
     """Enter a stream: its subscription, and an iterator of batches of frames, first of them ``ready``.
 
     :raises NotAuthorized, HubFull, TimeoutError: as :meth:`notifications.hub.Hub.subscribe`.
@@ -64,7 +64,7 @@ async def open_stream(
         yield subscription, _frames(hub, subscription, (ready, subscription.cursor()))
 
 
-async def _frames(hub: Hub, subscription: Subscription, ready: Frame) -> AsyncIterator[list[Frame]]:
+async def _frames(hub: Hub, subscription: Subscription, ready: Frame) -> AsyncIterator[Sequence[Frame]]:
     loop = asyncio.get_running_loop()
     # Spread, so that streams that began together do not end together.
     last = loop.time() + conf.lifetime * random.uniform(0.8, 1.2)

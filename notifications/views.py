@@ -54,7 +54,9 @@ async def stream(request: HttpRequest) -> HttpResponseBase:
     """
     scope = getattr(request, "scope", None)
     if scope is None:
-        return problem(501, "Server-sent events need an ASGI server (daphne, uvicorn); this is WSGI. Poll events/ instead.")
+        return problem(
+            501, "Event streams need an ASGI server (daphne, uvicorn), and this is WSGI; poll events/ instead."
+        )
     if request.method != "GET":
         return problem(405, "Only GET is allowed here.", Allow="GET")
     if not origin_allowed(scope, required=False):

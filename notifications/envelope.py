@@ -13,7 +13,7 @@ from typing import Any
 
 from .sse import encode_event
 
-__all__ = ["CONTROL_TYPES", "Envelope", "control", "dumps", "log_envelope", "valid_type"]
+__all__ = ["CONTROL_TYPES", "Envelope", "bye", "control", "dumps", "log_envelope", "valid_type"]
 
 #: Types the protocol itself uses; a site's own events may not pretend to be one.
 CONTROL_TYPES = frozenset({"ready", "reset", "heartbeat", "bye", "error"})
@@ -37,9 +37,11 @@ def valid_type(type: str) -> bool:
 class Envelope:
     """One event, ready for any transport: its type and its data as JSON text."""
 
-    def __init__(self, type: str, data: str) -> None:
+    def __init__(self, type: str, data: str, retry: int | None = None) -> None:
         self.type = type
         self.data = data
+        #: Milliseconds for the ``retry:`` field of an event stream; only ``bye`` has it.
+        self.retry = retry
 
     @cached_property
     def size(self) -> int:
@@ -49,7 +51,7 @@ class Envelope:
     @cached_property
     def sse_tail(self) -> bytes:
         """The event as SSE, without its ``id:`` line."""
-        return encode_event(self.data, event=self.type)
+        return encode_event(self.data, event=self.type, retry=self.retry)
 
     @cached_property
     def json_head(self) -> str:
@@ -71,6 +73,11 @@ class Envelope:
 def control(type: str, **data: Any) -> Envelope:
     """Return an envelope of the protocol itself, such as ``ready`` or ``bye``."""
     return Envelope(type, dumps(data))
+
+
+def bye(reason: str, retry: int | None) -> Envelope:
+    """Return the last event of a stream: why it ends, and after how many milliseconds to return (None: do not)."""
+    return Envelope("bye", dumps({"reason": reason, "retry": retry}), retry)
 
 
 def log_envelope(topic: str, seq: int, type: str, payload: str) -> Envelope:

@@ -26,6 +26,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import asynccontextmanager
 from contextvars import Context
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 from channels.layers import InMemoryChannelLayer
@@ -169,8 +170,7 @@ class Hub:
                 for state in states:
                     await asyncio.shield(state.ready)
             for state in states:
-                subscription.since[state] = access.since.get(state.name, 0)
-                subscription.marks[state] = self._mark(state, positions, subscription.since[state])
+                subscription.marks[state] = self._mark(state, positions, access.since.get(state.name, 0))
                 state.subscriptions.add(subscription)
             self._enter(subscription)
             stream_opened.send_robust(
@@ -291,8 +291,13 @@ class Hub:
         task = self._reads.get(key)
         if task is None:
             task = self._reads[key] = self._spawn(self._read(state, seq), "read")
-            task.add_done_callback(lambda _: self._reads.pop(key, None))
+            task.add_done_callback(partial(self._read_done, key))
         return await asyncio.shield(task)
+
+    def _read_done(self, key: tuple[str, int], task: asyncio.Task[list[LiveEvent]]) -> None:
+        self._reads.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # Those who asked may all be gone.
 
     async def _read(self, state: TopicState, after: int) -> list[LiveEvent]:
         rows = await self.log.read(state.name, after, READ_AT_ONCE)

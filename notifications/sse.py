@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["CONTENT_TYPE", "HEADERS", "encode_event", "encode_retry"]
+__all__ = ["CONTENT_TYPE", "HEADERS", "encode_event"]
 
 CONTENT_TYPE = "text/event-stream"
 
@@ -23,9 +23,10 @@ LINE_END = re.compile(r"\r\n|\r|\n")
 FORBIDDEN_IN_FIELD = re.compile(r"[\r\n\0]")
 
 
-def encode_event(data: str, *, event: str = "", id: str | None = None) -> bytes:
+def encode_event(data: str, *, event: str = "", id: str | None = None, retry: int | None = None) -> bytes:
     """Return one event, ended by a blank line. Without ``id`` the client's last event id stays as it is.
 
+    :param retry: milliseconds that the browser is to wait, from now on, before it comes back by itself.
     :raises ValueError: if ``event`` or ``id`` contains CR, LF or NUL.
     """
     lines: list[str] = []
@@ -34,11 +35,8 @@ def encode_event(data: str, *, event: str = "", id: str | None = None) -> bytes:
             if FORBIDDEN_IN_FIELD.search(value):
                 raise ValueError(f"an SSE {name} must not contain CR, LF or NUL: {value!r}")
             lines.append(f"{name}: {value}\n")
+    if retry is not None:
+        lines.append(f"retry: {retry:d}\n")
     lines.extend(f"data: {line}\n" for line in LINE_END.split(data))
     lines.append("\n")
     return "".join(lines).encode()
-
-
-def encode_retry(milliseconds: int) -> bytes:
-    """Return the field that tells a browser how long to wait before it comes back."""
-    return b"retry: %d\n\n" % milliseconds

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .envelope import Envelope, control
+from .envelope import Envelope, bye, control
 from .hub import Hub
 from .reader import Reader
 from .settings import conf
@@ -97,7 +97,7 @@ async def _frames(hub: Hub, subscription: Subscription, ready: Frame) -> AsyncIt
         if taken := subscription.take():
             yield taken
         if subscription.ended is not None:
-            yield [(control("bye", **subscription.ended._asdict()), None)]
+            yield [(bye(*subscription.ended), None)]
     finally:
         timer.cancel()
 

@@ -88,7 +88,6 @@ class Subscription:
     queue_events: int
     queue_bytes: int
     marks: dict[TopicState, Mark] = field(default_factory=dict)
-    since: dict[TopicState, int] = field(default_factory=dict)
     live: bool = False
     malformed: bool = False
     ended: End | None = None

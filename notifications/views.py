@@ -19,7 +19,7 @@ from django.views.decorators.http import require_GET
 
 from . import handover, sse
 from .access import Principal, principal_of
-from .envelope import control
+from .envelope import bye
 from .hub import HubFull, NotAuthorized
 from .origin import origin_allowed
 from .polling import poll
@@ -156,7 +156,7 @@ async def _stream_by_itself(principal: Principal, cursor: str | None) -> AsyncIt
                         subscription.end("slow", 0)
     except (NotAuthorized, HubFull, TimeoutError) as error:
         retry = None if isinstance(error, NotAuthorized) else 5000
-        yield control("bye", reason="revoked" if retry is None else "capacity", retry=retry).as_sse(None)
+        yield bye("revoked" if retry is None else "capacity", retry).as_sse(None)
     except Exception:
         # Must not leave here: daphne would keep the socket open, silent, for ever.
         logger.exception("a stream failed; its client is asked to return")

@@ -13,8 +13,7 @@ from django.template.loader import select_template
 from django.urls import reverse
 from django.utils.crypto import salted_hmac
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext as _, ngettext
 
 from notifications.access import cursor_for
 from notifications.inbox import Inbox, Row
@@ -89,7 +88,8 @@ def render_row(row: Row | None, kind: str, form: bool = False) -> SafeString:
     if KIND.fullmatch(kind):
         names.insert(0, f"notifications/row/{kind}.html")
     context = {"row": row, "notification": row.notification if row else None, "form": form}
-    return select_template(names).render(context)
+    html: SafeString = select_template(names).render(context)
+    return html
 
 
 def element(context: template.Context, transport: str = "auto") -> dict[str, Any]:

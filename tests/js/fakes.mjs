@@ -2,7 +2,7 @@
 
 /** Let everything that is ready run: promises, and what they start. */
 export async function settle() {
-  for (let i = 0; i < 25; i += 1) await Promise.resolve();
+  for (let i = 0; i < 60; i += 1) await Promise.resolve();
 }
 
 export class FakeClock {

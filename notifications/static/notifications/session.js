@@ -23,6 +23,7 @@ export class Session {
   #state = { readyState: CONNECTING, transport: null, reason: "connecting" };
   #ready = null;
   #recent = [];
+  #recentFrom = ""; // the cursor before the first of them
   #held = null; // events of the leader that wait until this tab has caught up with it
   #welcome = null;
   #hiding = null;
@@ -103,6 +104,7 @@ export class Session {
     this.#env.clearTimeout(this.#welcome);
     this.#disconnect();
     this.#recent = [];
+    this.#recentFrom = this.cursor;
     this.#connection = new Connection(
       { ...this.#options, order: this.#order, cursor: this.cursor, types: this.types },
       {
@@ -131,7 +133,9 @@ export class Session {
   #share(type, cursor, data) {
     if (!this.#tabs) return;
     if (type === "ready") this.#ready = data;
-    else if (type !== "heartbeat" && cursor && this.#recent.push({ type, cursor, data }) > RECENT) this.#recent.shift();
+    else if (type !== "heartbeat" && cursor && this.#recent.push({ type, cursor, data }) > RECENT) {
+      this.#recentFrom = this.#recent.shift().cursor;
+    }
     this.#tabs.post({ is: "event", event: { type, cursor, data } });
   }
 
@@ -180,9 +184,10 @@ export class Session {
       for (const type of types) this.listen(type);
     }
     if (is !== "hello") return;
-    const index = this.#recent.findLastIndex((event) => event.cursor === cursor);
     // The very same cursor means the very same place, whatever is written in it.
-    const events = cursor === this.#connection.cursor ? [] : index < 0 ? null : this.#recent.slice(index + 1);
+    const index = this.#recent.findLastIndex((event) => event.cursor === cursor);
+    const known = index >= 0 || cursor === this.#recentFrom || cursor === this.#connection.cursor;
+    const events = !known ? null : cursor === this.#connection.cursor ? [] : this.#recent.slice(index + 1);
     this.#tabs.post({ is: "welcome", to: from, state: this.#connection.state, ready: this.#ready, events });
   }
 

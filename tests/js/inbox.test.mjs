@@ -1,0 +1,231 @@
+import assert from "node:assert/strict";
+import { beforeEach, test } from "node:test";
+import { Inbox } from "../../notifications/static/notifications/inbox.js";
+import { FakeClock, URLS, fakeBrowser, fakeTab, json, note, settle } from "./fakes.mjs";
+
+let clock, browser, tab, client, inbox, posts, verdict;
+
+beforeEach(() => {
+  clock = new FakeClock();
+  browser = fakeBrowser();
+  [client, tab, inbox] = open({ unread: 3, unseen: 2 });
+});
+
+function open(options) {
+  const own = fakeTab(clock, browser);
+  posts = [];
+  verdict = () => json({ unread: 0, unseen: 0 });
+  own.answer = (url, { method, body, headers }) => {
+    if (method !== "POST") return own.page(url);
+    posts.push([url.pathname, String(body)]);
+    own.headers = headers;
+    return verdict(url);
+  };
+  own.page = () => json({ results: [], next: null, unread: 0, unseen: 0, kinds: [] });
+  const stream = new EventTarget();
+  return [stream, own, new Inbox(stream, { ...URLS, csrfToken: "t0ken", user: "u", ...options }, own)];
+}
+
+const say = (type, detail) => client.dispatchEvent(new CustomEvent(type, { detail }));
+const row = (id, more) => ({ id, kind: "message", title: `n${id}`, read: false, seen: false, archived: false, ...more });
+const counts = () => [inbox.unread, inbox.unseen];
+const serve = (rows, more) => {
+  tab.page = () => json({ results: rows, next: null, unread: 3, unseen: 2, kinds: ["message"], ...more });
+};
+
+test("a notification is counted once, and not if a page brought it", async () => {
+  serve([row(1)]);
+  await inbox.load();
+  say("notification", note(1));
+  say("notification", note(2));
+  say("notification", note(2));
+  assert.deepEqual([counts(), [...inbox.items.keys()]], [[4, 3], [1, 2]]);
+});
+
+test("from 100 on the count says no more than that, in either direction", async () => {
+  inbox.unread = 99;
+  say("notification", note(1));
+  say("notification", note(2));
+  assert.equal(inbox.unread, 100);
+  verdict = () => Promise.reject(new TypeError("network"));
+  inbox.act("read", [1]);
+  assert.equal(inbox.unread, 100);
+});
+
+test("read elsewhere: the row and the counts follow", async () => {
+  serve([row(1), row(2)]);
+  await inbox.load();
+  const changes = [];
+  inbox.addEventListener("change", ({ detail }) => changes.push(detail.changed));
+  say("read", { ids: [1], read: true, unread: 2 });
+  assert.deepEqual([inbox.items.get(1).read, inbox.unread, changes], [true, 2, [[1]]]);
+  say("read", { ids: [1], read: false, unread: 3 });
+  assert.deepEqual([inbox.items.get(1).read, inbox.unread], [false, 3]);
+});
+
+test("all read elsewhere, up to an id: what came after stays unread", async () => {
+  serve([row(2), row(1)]);
+  await inbox.load();
+  say("notification", note(3));
+  say("read", { all: true, before: 2, unread: 1 });
+  assert.deepEqual([[1, 2, 3].map((id) => inbox.items.get(id).read), counts()], [[true, true, false], [1, 1]]);
+});
+
+test("seen elsewhere empties the badge and reads nothing", async () => {
+  serve([row(1)]);
+  await inbox.load();
+  say("seen", { all: true, before: 1 });
+  assert.deepEqual([inbox.items.get(1).read, counts()], [false, [3, 0]]);
+});
+
+test("archived and recalled elsewhere", async () => {
+  serve([row(1), row(2)]);
+  await inbox.load();
+  say("archived", { ids: [1], archived: true, unread: 2 });
+  assert.deepEqual([inbox.items.get(1).archived, inbox.unread], [true, 2]);
+  say("recalled", { ids: [2, 99] });
+  assert.deepEqual([inbox.items.has(2), inbox.unread], [false, 1]);
+});
+
+test("a newer one with the same tag takes the place of the older, and is not counted twice", () => {
+  say("notification", note(1, { tag: "order-9" }));
+  say("notification", note(2, { tag: "order-9" }));
+  say("notification", note(3, { tag: "order-9", topic: "everyone" }));
+  assert.deepEqual([[...inbox.items.keys()], counts()], [[2, 3], [5, 4]]);
+});
+
+test("what happens while a page is on its way is not undone by it", async () => {
+  let answer;
+  tab.page = () => new Promise((resolve) => (answer = resolve));
+  const loading = inbox.load();
+  await settle();
+  say("read", { ids: [1], read: true, unread: 2 });
+  say("notification", note(3));
+  say("notification", note(2));
+  answer(json({ results: [row(2), row(1)], next: null, unread: 4, unseen: 4, kinds: [] }));
+  await loading;
+  assert.equal(inbox.items.get(1).read, true);
+  assert.equal(inbox.unread, 3, "the server's word after the read, and the one that the page did not have");
+});
+
+test("marks read at once, tells the server, and believes its counts", async () => {
+  serve([row(1), row(2)]);
+  await inbox.load();
+  verdict = () => json({ unread: 7, unseen: 1 });
+  inbox.act("read", [1]);
+  assert.deepEqual([inbox.items.get(1).read, counts()], [true, [2, 1]]);
+  await settle();
+  assert.deepEqual([posts, tab.headers["X-CSRFToken"], counts()], [[["/notifications/1/read/", ""]], "t0ken", [7, 1]]);
+});
+
+test("several at once are one request", async () => {
+  inbox.act("archive", [1, 2]);
+  await settle();
+  assert.deepEqual(posts, [["/notifications/bulk/", "action=archive&ids=1&ids=2"]]);
+});
+
+test("refused: everything is as it was, and it is said", async () => {
+  serve([row(1)]);
+  await inbox.load();
+  verdict = () => json({}, { status: 404 });
+  const rejected = [];
+  inbox.addEventListener("rejected", ({ detail }) => rejected.push([detail.action, detail.ids, detail.status]));
+  inbox.act("archive", [1]);
+  assert.deepEqual([inbox.items.get(1).archived, inbox.unread], [true, 2]);
+  await settle();
+  assert.deepEqual([inbox.items.get(1).archived, inbox.unread, inbox.pending], [false, 3, 0]);
+  assert.deepEqual(rejected, [["archive", [1], 404]]);
+});
+
+test("offline: kept, in order, and sent when the network is back", async () => {
+  serve([row(1), row(2), row(3)]);
+  await inbox.load();
+  verdict = () => Promise.reject(new TypeError("network"));
+  inbox.act("read", [1]);
+  inbox.act("archive", [2]);
+  inbox.act("read", [3]);
+  await clock.advance(120_000);
+  assert.deepEqual([inbox.pending, inbox.items.get(3).read], [3, true]);
+  posts.length = 0;
+  verdict = () => json({ unread: 0, unseen: 0 });
+  tab.window.dispatchEvent(new Event("online"));
+  await settle();
+  assert.deepEqual(posts.map(([path]) => path), ["/notifications/1/read/", "/notifications/2/archive/", "/notifications/3/read/"]);
+  assert.deepEqual([inbox.pending, counts()], [0, [0, 0]]);
+});
+
+test("what was done offline outlives the tab, and shows in the next one before the server knows", async () => {
+  verdict = () => Promise.reject(new TypeError("network"));
+  inbox.act("read", [1]);
+  await settle();
+  inbox.close();
+  [client, tab, inbox] = open({});
+  verdict = () => Promise.reject(new TypeError("network"));
+  serve([row(1), row(2)]);
+  await inbox.load();
+  assert.deepEqual([inbox.items.get(1).read, inbox.items.get(2).read], [true, false]);
+  verdict = () => json({ unread: 1, unseen: 0 });
+  posts.length = 0;
+  say("ready", { unread: null });
+  await settle();
+  assert.deepEqual([posts, inbox.unread], [[["/notifications/1/read/", ""]], 1]);
+});
+
+test("a server in trouble is asked again, with patience", async () => {
+  verdict = () => json({}, { status: 503 });
+  inbox.act("read", [1]);
+  await clock.advance(7000);
+  assert.equal(posts.length, 4, "at 0, 1, 3 and 7 seconds");
+});
+
+test("two tabs do not send the same twice", async () => {
+  verdict = () => Promise.reject(new TypeError("network"));
+  inbox.act("read", [1]);
+  await settle();
+  const [, other] = open({});
+  verdict = () => Promise.reject(new TypeError("network"));
+  await settle();
+  posts.length = 0;
+  verdict = () => json({ unread: 0, unseen: 0 });
+  for (const { window } of [tab, other]) window.dispatchEvent(new Event("online"));
+  await settle();
+  assert.deepEqual(posts, [["/notifications/1/read/", ""]]);
+});
+
+test("all read: here at once, there up to what the person knew of", async () => {
+  serve([row(2), row(1)]);
+  await inbox.load();
+  inbox.readAll();
+  assert.deepEqual([inbox.items.get(2).read, counts()], [true, [0, 0]]);
+  await settle();
+  assert.deepEqual(posts, [["/notifications/read-all/", "before=2"]]);
+});
+
+test("seen is said once", async () => {
+  inbox.see();
+  inbox.see();
+  await settle();
+  assert.deepEqual([posts.length, counts()[1]], [1, 0]);
+});
+
+test("ready brings the count to a page that had none, and does not disturb one that had", () => {
+  say("ready", { unread: 9 });
+  assert.equal(inbox.unread, 3);
+  [client, tab, inbox] = open({});
+  say("ready", { unread: null });
+  assert.equal(inbox.unread, null);
+  say("ready", { unread: 9 });
+  assert.deepEqual(counts(), [9, 9]);
+});
+
+test("a page that can not be loaded says so", async () => {
+  tab.page = () => json({}, { status: 500 });
+  await assert.rejects(inbox.load(), /500/);
+});
+
+test("asks for the view, and follows next as it is", async () => {
+  await inbox.load({ status: "unread", kind: "order.shipped" });
+  assert.equal(tab.requests.at(-1).url.search, "?status=unread&kind=order.shipped&format=json");
+  await inbox.load({ next: "/notifications/?before=7" });
+  assert.equal(tab.requests.at(-1).url.search, "?before=7&format=json");
+});

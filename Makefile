@@ -15,10 +15,11 @@ run: .venv/run
 	@.venv/bin/python manage.py demo --address http://127.0.0.1:$(PORT)/
 	@exec .venv/bin/python -m daphne -b 127.0.0.1 -p $(PORT) -v 0 project.asgi:application
 
-test: .venv/test system-packages $(if $(PYTHON_NEWEST),test-newest)
+test: .venv/test system-packages
 	.ci/test-javascript
 	.venv/bin/$(PYTEST)
 	.venv/bin/python -m tests.servers postgres .venv/bin/$(PYTEST) -m "not processes and not faults"
+	$(if $(PYTHON_NEWEST),$(MAKE) --no-print-directory test-newest)
 
 test-newest: .venv-newest/test
 	.venv-newest/bin/$(PYTEST)

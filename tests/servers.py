@@ -197,7 +197,8 @@ class Server(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if error is not None and self.output.exists():
-            error.add_note(f"--- {self.name} {self.port} wrote:\n{self.log[-4000:]}")
+            # pytest shows it with the failure.
+            print(f"--- {self.name} on port {self.port} wrote:\n{self.log[-8000:]}", file=sys.stderr)
         self.close()
 
     def close(self) -> None:

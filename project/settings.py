@@ -105,6 +105,14 @@ LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "shop:start"
 LOGOUT_REDIRECT_URL = "shop:home"
 
+NOTIFICATIONS = {
+    "KINDS": {
+        "order.progress": {"label": _("My orders"), "description": _("Each step of an order of yours.")},
+        "order.new": {"label": _("New orders"), "description": _("Somebody ordered something.")},
+        "broadcast": {"label": _("Announcements"), "description": _("What the shop has to say.")},
+    },
+}
+
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", _("English")), ("de", _("German")), ("ar", _("Arabic"))]
 LOCALE_PATHS = [BASE_DIR / "project" / "locale"]

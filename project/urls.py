@@ -5,8 +5,11 @@ from __future__ import annotations
 from django.contrib import admin
 from django.contrib.auth import views as auth_views
 from django.urls import include, path
+from django.utils.translation import gettext_lazy as _
 
 from project.staticfiles import serve
+
+admin.site.site_header = admin.site.site_title = _("Corner Shop")
 
 urlpatterns = [
     path("", include("project.shop.urls")),

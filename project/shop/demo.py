@@ -12,6 +12,7 @@ from django.db import transaction
 from django.utils.translation import gettext_lazy
 
 from notifications import broadcast
+from notifications.inbox import mark_read, visible
 from notifications.models import Broadcast
 from project.shop.models import Order, Product, Status
 
@@ -49,6 +50,8 @@ PRODUCTS = [
     ("Clock", "Ticks, quietly.", "34.00", "clock"),
     ("Notebook", "Ninety-six empty pages.", "9.50", "notebook"),
 ]
+
+UNREAD = 3  # of each person, to begin with
 
 ORDERS = [
     ("bob", "Clock", Status.DELIVERED),
@@ -95,3 +98,5 @@ def populate() -> None:
             order = Order.objects.create(customer=people[name], product=products[product])
             while order.status != status:
                 order.advance()
+        for user in people.values():
+            mark_read(user, [row.pk for row in visible(user).order_by("-pk")[UNREAD:]])

@@ -18,6 +18,6 @@ class AnnouncementForm(forms.Form):
     level = forms.ChoiceField(label=_("Level"), choices=Level.choices, initial=Level.INFO)
     audience = forms.ChoiceField(label=_("For"), choices=[("everyone", _("everyone")), ("staff", _("staff only"))])
 
-    # Labels stand above their fields: no colon.
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, label_suffix="", **kwargs)
+        # Labels stand above their fields: no colon.
+        super().__init__(*args, **{"label_suffix": "", **kwargs})

@@ -10,6 +10,7 @@ from typing import Any
 from django.urls import reverse
 
 from notifications import notify_on
+from notifications.models import Level
 from project.shop.models import Order, Status
 
 __all__ = ["order_placed", "order_progress", "progress"]
@@ -32,14 +33,17 @@ def progress(order: Order) -> str:
     created=True,
     changed="status",
     to="customer",
-    kind="order.{order.status}",
+    kind="order.progress",
     title=progress,
     body="Order {order.number}",
     url=Order.get_absolute_url,
 )
-def order_progress(order: Order) -> dict[str, Any] | None:
+def order_progress(order: Order) -> dict[str, Any]:
     """Tell the customer of each step; the last one is good news."""
-    return {"level": "success"} if order.status == Status.DELIVERED else None
+    return {
+        "level": Level.SUCCESS if order.status == Status.DELIVERED else Level.INFO,
+        "data": {"order": order.pk, "status": order.status},
+    }
 
 
 @notify_on(

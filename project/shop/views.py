@@ -22,6 +22,12 @@ from project.shop.models import Order, Product, Status
 DESK_ORDERS = 100  # the newest ones; older ones are in the admin
 
 
+class Request(HttpRequest):
+    """A request behind ``login_required``."""
+
+    user: User
+
+
 @require_safe
 def home(request: HttpRequest) -> HttpResponse:
     """What this is and what to try; with ``DEBUG``, a button for each demo login."""
@@ -30,7 +36,7 @@ def home(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_safe
-def start(request: HttpRequest) -> HttpResponse:
+def start(request: Request) -> HttpResponse:
     """Where a person lands after logging in: staff at the desk, customers at their orders."""
     return redirect("shop:desk" if request.user.has_perm("shop.change_order") else "shop:orders")
 
@@ -57,7 +63,7 @@ def orders_of(user: User) -> QuerySet[Order]:
 
 @login_required
 @require_safe
-def orders(request: HttpRequest) -> HttpResponse:
+def orders(request: Request) -> HttpResponse:
     """A customer's own orders, and the shelf to order from."""
     mine = Order.objects.filter(customer=request.user).select_related("product")
     return render(request, "shop/orders.html", {"orders": mine[:20], "products": Product.objects.all()})
@@ -65,14 +71,14 @@ def orders(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_safe
-def order(request: HttpRequest, pk: int) -> HttpResponse:
+def order(request: Request, pk: int) -> HttpResponse:
     """One order; another customer's does not exist."""
     return render(request, "shop/order.html", {"order": get_object_or_404(orders_of(request.user), pk=pk)})
 
 
 @login_required
 @require_POST
-def place(request: HttpRequest) -> HttpResponse:
+def place(request: Request) -> HttpResponse:
     """Order one product for the logged-in customer."""
     product = get_object_or_404(Product, pk=request.POST.get("product") or 0)
     Order.objects.create(customer=request.user, product=product)
@@ -82,7 +88,7 @@ def place(request: HttpRequest) -> HttpResponse:
 @login_required
 @permission_required("shop.change_order", raise_exception=True)
 @require_safe
-def desk(request: HttpRequest) -> HttpResponse:
+def desk(request: Request) -> HttpResponse:
     """The staff's desk: all orders by status, each to be moved on, and the form for announcements."""
     return render(request, "shop/desk.html", desk_context(AnnouncementForm()))
 
@@ -98,7 +104,7 @@ def desk_context(form: AnnouncementForm) -> dict[str, object]:
 @login_required
 @permission_required("shop.change_order", raise_exception=True)
 @require_POST
-def advance(request: HttpRequest, pk: int) -> HttpResponse:
+def advance(request: Request, pk: int) -> HttpResponse:
     """Move one order to the status that the button named, if that is still the next one.
 
     Two people at two desks who press the same button move the order by one step, not by two.
@@ -115,7 +121,7 @@ def advance(request: HttpRequest, pk: int) -> HttpResponse:
 @login_required
 @permission_required("notifications.add_broadcast", raise_exception=True)
 @require_POST
-def announce(request: HttpRequest) -> HttpResponse:
+def announce(request: Request) -> HttpResponse:
     """Send the announcement to its audience."""
     form = AnnouncementForm(request.POST)
     if not form.is_valid():

@@ -89,7 +89,7 @@ document.addEventListener("submit", async (event) => {
 
 // How this tab is connected, and the choice of another way, kept for this browser.
 function clock(date) {
-  return date.toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  return date.toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 }
 
 function put(name, text) {
@@ -119,10 +119,14 @@ document.addEventListener("notifications:state", ({ detail: state }) => {
   panel.dataset.state = open ? "open" : state.readyState === 2 ? "closed" : state.retryAt ? "waiting" : "connecting";
   const name = NAMES[state.transport] ?? state.transport ?? "–";
   put("transport", state.fallback ? `${name} (${state.fallback})` : name);
+  put("latency", open && state.latency != null ? `${state.latency} ms` : "–");
+  panel.querySelector("[data-shared]").hidden = !(open && state.shared && !state.leading);
   put("since", open && state.since ? clock(new Date(state.since)) : "–");
   if (state.lastEvent) put("last", clock(new Date(state.lastEvent)));
 });
-document.addEventListener("notifications:heartbeat", () => put("last", clock(new Date())));
+for (const type of ["notification", "read", "seen", "archived", "recalled", "reset", "heartbeat"]) {
+  document.addEventListener(`notifications:${type}`, () => panel && put("last", clock(new Date())));
+}
 
 if (bell && panel) {
   const choice = remembered() ?? "auto";

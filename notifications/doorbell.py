@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
 import hashlib
 import itertools
 import logging
@@ -22,7 +23,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from channels.layers import InMemoryChannelLayer, get_channel_layer
+from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
 
 from .settings import conf
 
@@ -107,14 +108,22 @@ breaker = Breaker()
 
 
 def channel_layer() -> Any:
-    """Return the configured channel layer.
+    """Return the configured channel layer; one in memory for a site that configured none at all.
 
-    :raises LayerUnavailable: if ``CHANNEL_LAYERS`` has no such alias.
+    :raises LayerUnavailable: if ``CHANNEL_LAYERS`` has layers, but none of the name in the setting ``CHANNEL_LAYER``.
     """
     layer = get_channel_layer(conf.channel_layer)
-    if layer is None:
+    if layer is not None:
+        return layer
+    if channel_layers.configs:
         raise LayerUnavailable(f"CHANNEL_LAYERS has no layer named {conf.channel_layer!r}")
-    return layer
+    return embedded_layer()
+
+
+@functools.cache
+def embedded_layer() -> InMemoryChannelLayer:
+    """Return the layer of a site without ``CHANNEL_LAYERS``: it reaches this process, the safety poll the others."""
+    return InMemoryChannelLayer(capacity=QUEUE_LIMIT)
 
 
 def group_name(topic: str) -> str:

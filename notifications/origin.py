@@ -6,7 +6,7 @@ with a WebSocket handshake from any page, so this is what keeps other sites from
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +22,7 @@ DEFAULT_PORTS = {True: 443, False: 80}
 Origin = tuple[bool, str, int]
 
 
-def origin_allowed(scope: MutableMapping[str, Any], *, required: bool) -> bool:
+def origin_allowed(scope: Mapping[str, Any], *, required: bool) -> bool:
     """Return whether the request's ``Origin`` is this host's own, or one the site trusts.
 
     :param scope: the ASGI scope of the request.
@@ -45,7 +45,7 @@ def origin_allowed(scope: MutableMapping[str, Any], *, required: bool) -> bool:
     return any(_matches(origin, trusted) for trusted in (*settings.CSRF_TRUSTED_ORIGINS, *conf.allowed_origins))
 
 
-def _is_secure(scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> bool | None:
+def _is_secure(scope: Mapping[str, Any], headers: dict[bytes, bytes]) -> bool | None:
     """Return whether the client used TLS; by the header of ``SECURE_PROXY_SSL_HEADER`` where the site set it."""
     if settings.SECURE_PROXY_SSL_HEADER:
         name, value = settings.SECURE_PROXY_SSL_HEADER

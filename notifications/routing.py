@@ -6,24 +6,19 @@ Order matters: the Origin is checked before anything asks the database, the sess
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
 from channels.auth import AuthMiddlewareStack
 from django.urls import re_path
 
 from .consumers import NotificationConsumer
+from .handover import Application, Receive, Scope, Send
 from .origin import origin_allowed
 from .settings import conf
 
 __all__ = ["OriginCheck", "websocket_application", "websocket_urlpatterns"]
 
 logger = logging.getLogger("notifications")
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class OriginCheck:

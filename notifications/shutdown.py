@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
 from types import FrameType
 from typing import Any
 
 from .hub import Hub
 
-__all__ = ["install", "lifespan"]
+__all__ = ["install"]
 
 #: Seconds that streams have to end before the server's own handler is called.
 PATIENCE = 1.0
@@ -67,16 +66,3 @@ class Polite:
         else:  # SIG_DFL
             signal.signal(number, self.previous)
             signal.raise_signal(number)
-
-
-async def lifespan(
-    scope: MutableMapping[str, Any],
-    receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
-    send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
-) -> None:
-    """Answer the server's lifespan protocol, which Django's application does not know."""
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

@@ -36,6 +36,7 @@ SENTENCES: dict[str, Callable[[int], str]] = {
     ),
     "pill": lambda n: ngettext("{n} new", "{n} new", n),
     "arrived": lambda n: ngettext("{n} new notification", "{n} new notifications", n),
+    "unread": lambda n: ngettext("{n} unread", "{n} unread", n),
 }
 
 
@@ -52,6 +53,38 @@ def notification_bell(context: template.Context, *, toasts: bool = True, transpo
 @register.inclusion_tag("notifications/toasts.html", takes_context=True)
 def notification_toasts(context: template.Context, *, transport: str = "auto") -> dict[str, Any]:
     """Render the toasts alone, for a page without the bell."""
+    return element(context, transport)
+
+
+@register.inclusion_tag("notifications/banner.html", takes_context=True)
+def notification_banner(
+    context: template.Context, *kinds: str, limit: int = 3, transport: str = "auto"
+) -> dict[str, Any]:
+    """Render the unread announcements across the page: there from the first paint, live from then on.
+
+    :param kinds: notifications of these kinds are announcements; default: ``broadcast``.
+    :param limit: how many are rendered at most.
+    """
+    kinds = kinds or ("broadcast",)
+    state = element(context, transport)
+    rows: list[Row] = []
+    if state["element"]:
+        box = Inbox(context["request"].user)
+        for kind in kinds:
+            rows += box.page("unread", kind, limit=limit).rows
+        rows.sort(key=lambda row: -row.notification.pk)
+    return {**state, "kinds": " ".join(kinds), "rows": rows[:limit]}
+
+
+@register.inclusion_tag("notifications/status.html", takes_context=True)
+def notification_status(context: template.Context, *, transport: str = "auto") -> dict[str, Any]:
+    """Render how this page is connected, for a person or for those who help one."""
+    return element(context, transport)
+
+
+@register.simple_tag(takes_context=True)
+def notification_element(context: template.Context, *, transport: str = "auto") -> dict[str, Any]:
+    """Return what ``notifications/attributes.html`` writes into an element of the site's own making."""
     return element(context, transport)
 
 
@@ -78,6 +111,12 @@ def notification_kind_labels() -> str:
 
 
 @register.simple_tag
+def notification_kind_label(kind: str) -> str:
+    """Return what the site calls a kind, or the kind itself."""
+    return str(conf.kinds.get(kind, {}).get("label") or kind)
+
+
+@register.simple_tag
 def notification_sentence(name: str) -> str:
     """Return a sentence with a number in it, for the sample numbers, as JSON; the browser knows which one applies."""
     return json.dumps({n: SENTENCES[name](n) for n in SAMPLES}, ensure_ascii=False)
@@ -101,17 +140,23 @@ def element(context: template.Context, transport: str = "auto") -> dict[str, Any
     known: dict[str, Any] | None = getattr(request, ATTRIBUTE, None)
     first = known is None
     if known is None:
-        # Before the counts: what is published in between is then counted twice at worst, and not forgotten.
-        cursor = cursor_for(user)
-        counts = Inbox(user).counts()
+        match = request.resolver_match
+        if match and match.url_name == "inbox" and match.app_names[-1:] == ["notifications"]:
+            # The inbox page took its cursor before it read its rows; a later one would skip what came in between.
+            cursor, unread, unseen = context["cursor"], context["unread"], context["unseen"]
+        else:
+            # Before the counts: what is published in between is then counted twice at worst, and not forgotten.
+            cursor = cursor_for(user)
+            counts = Inbox(user).counts()
+            unread, unseen = counts.unread, counts.unseen
         known = {
             "stream_url": reverse("notifications:stream"),
             "socket_url": conf.socket_path,
             "events_url": reverse("notifications:events"),
             "inbox_url": reverse("notifications:inbox"),
             "cursor": cursor,
-            "unread": counts.unread,
-            "unseen": counts.unseen,
+            "unread": unread,
+            "unseen": unseen,
             "transports": " ".join(conf.transports),
             "csrf_token": get_token(request),
             # Tells the tabs of different people apart without telling who they are.

@@ -1,9 +1,11 @@
 /** The list of notifications, in the bell's panel and on the inbox page. Parts that are not there are done without. */
-import { createRow, plural, refreshTimes, updateRow } from "./rows.js";
+import { createRow, plural, refreshTimes, safeURL, updateRow } from "./rows.js";
 
 const UNDO_MS = 8000;
 
 export class List {
+  /** Whether new notifications belong in it: not so on an older page. */
+  live = true;
   #root;
   #inbox;
   #status = "all";
@@ -47,10 +49,28 @@ export class List {
     });
   }
 
-  /** Take over rows that the server rendered. */
-  adopt() {
+  /** Take over rows that the server rendered; `more` says that older ones are on another page. */
+  adopt({ status, kind, more }) {
+    this.#status = status;
+    this.#kind = kind;
+    this.#next = more || null;
     this.#stale = false;
-    for (const row of this.#rowsElement.querySelectorAll("[data-id]")) this.#rows.set(Number(row.dataset.id), row);
+    const items = [];
+    for (const row of this.#rowsElement.querySelectorAll("[data-id]")) {
+      const { id, kind, level, read, archived } = row.dataset;
+      this.#rows.set(Number(id), row);
+      items.push({ id: Number(id), kind, level, read: read !== undefined, archived: archived !== undefined, seen: true });
+      // Without a script a form follows the link, to note that it was followed; a link can be opened in a new tab.
+      const button = row.querySelector("button[data-href]");
+      if (!button) continue;
+      const link = document.createElement("a");
+      const address = safeURL(button.dataset.href);
+      link.append(...button.childNodes);
+      if (address) Object.assign(link, { href: address, rel: "noopener" });
+      link.dataset.link = "";
+      button.replaceWith(link);
+    }
+    this.#inbox.adopt(items);
     refreshTimes(this.#rowsElement);
   }
 
@@ -117,7 +137,7 @@ export class List {
   }
 
   #arrive(id) {
-    if (!this.#fits(this.#inbox.items.get(id))) return;
+    if (!this.live || !this.#fits(this.#inbox.items.get(id))) return;
     // A list that jumps while one reads it makes one click on the wrong thing.
     const reading = this.#active() && (this.#scroller?.scrollTop > 8 || this.#rowsElement.matches(":focus-within, :hover"));
     if (reading && this.#part("pill")) this.#held.add(id);
@@ -136,6 +156,7 @@ export class List {
   }
 
   #invalidate() {
+    if (!this.live) return;
     this.#stale = true;
     if (this.#active()) this.load();
   }
@@ -154,7 +175,12 @@ export class List {
     const after = [...this.#rows.keys()].filter((other) => other < id).sort((a, b) => b - a)[0];
     // What belongs below the part that is loaded comes with its page.
     if (within && after === undefined && this.#next) return;
-    const place = document.createElement("li");
+    const template = this.#part("item");
+    const place = template ? template.content.firstElementChild.cloneNode(true) : document.createElement("li");
+    for (const box of place.querySelectorAll("input")) {
+      box.value = id;
+      box.ariaLabel = box.ariaLabel.replace("{title}", item.title);
+    }
     const row = createRow(this.#root, item);
     place.append(row);
     this.#rows.set(id, row);
@@ -188,8 +214,8 @@ export class List {
     }
     this.#toggle("more", Boolean(this.#next));
     const empty = this.#part("empty");
-    if (!empty) return;
-    empty.hidden = this.#rows.size > 0 || this.#stale || Boolean(this.#loading) || !this.#part("failed").hidden;
+    this.#toggle("bulk", this.#rows.size > 0);
+    empty.hidden = this.#rows.size > 0 || this.#stale || Boolean(this.#loading) || this.#part("failed")?.hidden === false;
     for (const text of empty.querySelectorAll("[data-for]")) text.hidden = text.dataset.for !== this.#status;
   }
 

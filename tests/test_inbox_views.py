@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -420,7 +421,8 @@ class Page(HTMLParser):
         self._action = self._label = ""
         self._open: tuple[str, dict[str, str]] | None = None
         self._text = ""
-        self.feed(html)
+        # What stands in a template is for scripts.
+        self.feed(re.sub(r"(?s)<template.*?</template>", "", html))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}

@@ -4,7 +4,8 @@
 ``DATABASE_URL``              ``postgres://user:password@host:5432/name``; default: the SQLite file ``db.sqlite3``
 ``REDIS_URL``                 ``redis://host:6379/0``, several separated by commas; default: the in-memory layer
 ``SECRET_KEY``                needed when ``DEBUG`` is off
-``DEBUG``                     1 or 0; default 1. The demo logins exist only with 1
+``DEBUG``                     1 or 0; default 1, but 0 where ``ALLOWED_HOSTS`` is set: with 1, anybody may log in by one
+                              click as anybody of the demo
 ``ALLOWED_HOSTS``             comma-separated; default: this machine
 ``CSRF_TRUSTED_ORIGINS``      comma-separated, as ``https://shop.example``; for a site behind a proxy that ends TLS
 ============================  =======================================================================================
@@ -24,10 +25,10 @@ from project.environment import channel_layers, database, flag, words
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-DEBUG = flag("DEBUG", os.environ.get("DEBUG"), default=True)
+DEBUG = flag("DEBUG", os.environ.get("DEBUG"), default=not os.environ.get("ALLOWED_HOSTS"))
 SECRET_KEY = os.environ.get("SECRET_KEY") or ("only-for-the-demo-on-this-machine" if DEBUG else "")
 if not SECRET_KEY:
-    raise ImproperlyConfigured("With DEBUG=0, set SECRET_KEY to a long random text that nobody else knows.")
+    raise ImproperlyConfigured("Without DEBUG, set SECRET_KEY to a long random text that nobody else knows.")
 ALLOWED_HOSTS = words(os.environ.get("ALLOWED_HOSTS")) or ["localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = words(os.environ.get("CSRF_TRUSTED_ORIGINS"))
 

@@ -133,7 +133,12 @@ def test_settings_follow_the_environment() -> None:
 def test_settings_without_debug_want_a_secret() -> None:
     done = settings_with(DEBUG="0")
     assert done.returncode != 0
-    assert "With DEBUG=0, set SECRET_KEY" in done.stderr
+    assert "Without DEBUG, set SECRET_KEY" in done.stderr
+
+
+def test_settings_with_hosts_do_not_offer_demo_logins_to_the_world() -> None:
+    done = settings_with(ALLOWED_HOSTS="shop.example", SECRET_KEY="long and random")
+    assert json.loads(done.stdout)["DEBUG"] is False
 
 
 # Pages

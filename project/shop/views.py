@@ -8,7 +8,7 @@ from django.contrib.auth import get_user_model, login
 from django.contrib.auth.decorators import login_required, permission_required
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Count, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
@@ -19,7 +19,7 @@ from project.shop.demo import PEOPLE
 from project.shop.forms import AnnouncementForm
 from project.shop.models import Order, Product, Status
 
-DESK_ORDERS = 100  # the newest ones; older ones are in the admin
+DESK_ORDERS = 25  # of each status; older ones are in the admin
 
 
 class Request(HttpRequest):
@@ -89,15 +89,15 @@ def place(request: Request) -> HttpResponse:
 @permission_required("shop.change_order", raise_exception=True)
 @require_safe
 def desk(request: Request) -> HttpResponse:
-    """The staff's desk: all orders by status, each to be moved on, and the form for announcements."""
+    """The staff's desk: orders by status, each to be moved on, and the form for announcements."""
     return render(request, "shop/desk.html", desk_context(AnnouncementForm()))
 
 
 def desk_context(form: AnnouncementForm) -> dict[str, object]:
     """Return what the desk shows, with ``form`` as its announcement."""
-    newest = list(Order.objects.select_related("product", "customer")[:DESK_ORDERS])
-    newest.sort(key=lambda order: order.updated_at, reverse=True)
-    columns = [(step, [order for order in newest if order.status == step]) for step in Status]
+    counts = dict(Order.objects.order_by().values_list("status").annotate(Count("pk")))
+    orders = Order.objects.select_related("product", "customer").order_by("-updated_at", "-pk")
+    columns = [(step, counts.get(step.value, 0), orders.filter(status=step)[:DESK_ORDERS]) for step in Status]
     return {"columns": columns, "form": form}
 
 

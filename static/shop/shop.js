@@ -3,7 +3,9 @@
 const TRANSPORT_KEY = "corner-shop:transport";
 const NAMES = { sse: "SSE", websocket: "WebSocket", polling: document.querySelector('.switch [value="polling"] + span')?.textContent };
 
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const bell = document.querySelector("notification-bell");
+const messages = document.getElementById("messages");
 const panel = document.getElementById("connection");
 
 // A region marked data-live is fetched again, with the rest of its page, when something happened that it may show.
@@ -14,23 +16,54 @@ function show(html) {
   for (const region of document.querySelectorAll("[data-live]")) {
     const next = fresh.getElementById(region.id);
     if (!next || next.innerHTML === region.innerHTML) continue;
-    const before = new Map([...items(region)].map((item) => [item.id, item.dataset.status]));
-    region.replaceChildren(...next.childNodes);
-    for (const item of items(region)) {
-      if (before.get(item.id) !== item.dataset.status) item.classList.add("changed");
-    }
-    if (region.dataset.status !== next.dataset.status) {
-      region.dataset.status = next.dataset.status;
-      region.classList.remove("changed");
-      region.offsetWidth; // start the animation anew
-      region.classList.add("changed");
+    const before = statuses(region);
+    const after = statuses(next);
+    const replace = () => {
+      region.replaceChildren(...next.childNodes);
+      if (next.dataset.status) region.dataset.status = next.dataset.status;
+      for (const item of items(region)) {
+        item.style.viewTransitionName = item.id;
+        item.classList.remove("changed");
+        if (before[item.id] === item.dataset.status) continue;
+        void item.offsetWidth; // so that the animation begins anew
+        item.classList.add("changed");
+      }
+      if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+    };
+    // A card that changes its column is seen to go there, where the browser can show it and the person wants it.
+    const moves = Object.keys(after).some((id) => before[id] !== after[id]);
+    if (moves && document.startViewTransition && !calm.matches && document.visibilityState === "visible") {
+      for (const item of items(region)) item.style.viewTransitionName = item.id;
+      document.startViewTransition(replace);
+    } else {
+      replace();
     }
   }
-  if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
 }
 
 function items(region) {
-  return region.querySelectorAll("[data-status]");
+  return [...(region.matches("[data-status]") ? [region] : []), ...region.querySelectorAll("[data-status]")];
+}
+
+function statuses(region) {
+  return Object.fromEntries(items(region).map((item) => [item.id, item.dataset.status]));
+}
+
+let asked = 0;
+let shown = 0;
+
+/** Fetch a page and show what is live on it, unless what was asked for later has come already. */
+async function load(address, options) {
+  asked += 1;
+  const number = asked;
+  const response = await fetch(address, options);
+  if (new URL(response.url).pathname !== location.pathname) return response;
+  const html = await response.text();
+  if (number > shown && html) {
+    shown = number;
+    show(html);
+  }
+  return response;
 }
 
 let timer;
@@ -47,8 +80,7 @@ function refresh() {
     }
     running = true;
     try {
-      const response = await fetch(location.href, { headers: { Accept: "text/html" } });
-      if (response.ok && !response.redirected) show(await response.text());
+      await load(location.href);
     } catch {
       // Offline: the bell comes back by itself, and with it the next event.
     } finally {
@@ -77,11 +109,14 @@ document.addEventListener("submit", async (event) => {
   const data = new FormData(form, event.submitter);
   event.submitter?.setAttribute("disabled", "");
   try {
-    const response = await fetch(form.action, { method: "POST", body: data });
-    if (new URL(response.url).pathname === location.pathname) show(await response.text());
-    else location.assign(response.url);
+    const response = await load(form.action, { method: "POST", body: data });
+    if (!response.ok) location.reload(); // logged out meanwhile, or no longer allowed: the page will say
+    else if (new URL(response.url).pathname !== location.pathname) location.assign(response.url);
   } catch {
-    form.submit();
+    const note = document.createElement("p");
+    note.className = "note warning";
+    note.textContent = messages.dataset.failed;
+    messages.replaceChildren(note);
   } finally {
     event.submitter?.removeAttribute("disabled");
   }
@@ -129,6 +164,8 @@ for (const type of ["notification", "read", "seen", "archived", "recalled", "res
 }
 
 if (bell && panel) {
+  panel.dataset.state = "connecting";
+  for (const part of panel.querySelectorAll(".state, dl, fieldset")) part.hidden = false;
   const choice = remembered() ?? "auto";
   if (choice !== "auto") bell.setAttribute("transport", choice);
   for (const radio of panel.querySelectorAll('[name="transport"]')) {

@@ -162,3 +162,16 @@ async def test_page_follows_after_the_server_was_away(shop: Shop) -> None:
     await expect(alice.locator("#connection")).to_have_attribute("data-state", "open")
     # The browser itself complains of the connection that was refused meanwhile.
     shop.complaints = [text for text in shop.complaints if "net::ERR_" not in text]
+
+
+async def test_order_that_does_not_get_through_says_so(shop: Shop) -> None:
+    shop.create_order("bob")  # something is on the shelf
+    alice = await shop.window("alice", "/orders/")
+    shop.server.terminate()
+    await alice.get_by_role("button", name="Order: Mug").click()
+    await expect(alice.get_by_text("That did not get through.")).to_be_visible()
+    shop.server.start()
+    await alice.get_by_role("button", name="Order: Mug").click()
+    await expect(alice.locator(".order [aria-current=step]")).to_have_text("Placed")
+    await expect(alice.get_by_text("That did not get through.")).to_have_count(0)
+    shop.complaints = [text for text in shop.complaints if "net::ERR_" not in text]

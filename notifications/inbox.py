@@ -66,7 +66,7 @@ CAP = 100
 #: No transaction that publishes is expected to stay open for longer than this.
 SETTLED = timedelta(hours=1)
 #: How many of the newest notifications :meth:`Inbox.kinds` looks at.
-RECENT = 500
+RECENT = 100
 #: Receipts written by one INSERT.
 BATCH = 500
 #: The largest id that a database can hold; anything above is nobody's notification.

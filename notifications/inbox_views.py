@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, ClassVar, cast
 
 from django import forms
+from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import AbstractBaseUser
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest
@@ -53,6 +54,8 @@ def inbox_url(request: HttpRequest) -> str:
 
 # The middleware checks it too; an app that is dropped into other people's sites does not count on it.
 @method_decorator(csrf_protect, name="dispatch")
+# Django's LoginRequiredMiddleware would lead scripts to a login page instead of telling them 401.
+@method_decorator(login_not_required, name="dispatch")
 class PersonalView(View):
     """A view of one person's own data: 401 or the login page for strangers, and no cache ever keeps it."""
 

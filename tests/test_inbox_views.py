@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.test import Client, override_settings
 from django.urls import reverse
@@ -66,6 +67,16 @@ def test_inbox_of_a_stranger_as_json_is_401() -> None:
     response = Client().get(url("inbox"), headers=JSON)
     assert response.status_code == 401
     assert response.json() == {"error": "Log in to read your notifications."}
+
+
+@override_settings(
+    MIDDLEWARE=[*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"],
+)
+@pytest.mark.parametrize("name", ["inbox", *ACTIONS])
+def test_stranger_on_a_site_that_requires_login_gets_401_all_the_same(name: str) -> None:
+    method = Client().get if name == "inbox" else Client().post
+    assert method(url(name), headers=JSON).status_code == 401
+    assert method(url(name))["Location"].startswith("/accounts/login/?next=/notifications/")
 
 
 @pytest.mark.parametrize("name", ACTIONS)

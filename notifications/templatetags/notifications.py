@@ -41,13 +41,16 @@ SENTENCES: dict[str, Callable[[int], str]] = {
 
 
 @register.inclusion_tag("notifications/bell.html", takes_context=True)
-def notification_bell(context: template.Context, *, toasts: bool = True, transport: str = "auto") -> dict[str, Any]:
+def notification_bell(
+    context: template.Context, *, toasts: bool = True, favicon: str = "", transport: str = "auto"
+) -> dict[str, Any]:
     """Render the bell of the person who is logged in, and with it the toasts; nothing for anybody else.
 
     :param toasts: whether new notifications show for a moment in a corner of the window.
+    :param favicon: address of the icon that the page wears while something is new; default: it keeps its own.
     :param transport: ``auto``, or the one transport that this page is to use.
     """
-    return {**element(context, transport), "toasts": toasts}
+    return {**element(context, transport), "toasts": toasts, "favicon": favicon}
 
 
 @register.inclusion_tag("notifications/toasts.html", takes_context=True)

@@ -1,4 +1,5 @@
 /** `<notification-bell>`: a badge, and a panel with the newest notifications. */
+import { Preferences, alertPerson, showCount } from "./alerts.js";
 import { NotificationElement } from "./element.js";
 import { List } from "./list.js";
 import { capped, plural } from "./rows.js";
@@ -9,6 +10,8 @@ export class NotificationBell extends NotificationElement {
   #list;
   #heard = [];
   #saying;
+  #preferences;
+  #return = false; // whether the focus goes back to the button
 
   start(signal) {
     const [panel, button] = [this.$("popover"), this.$("button")];
@@ -29,12 +32,35 @@ export class NotificationBell extends NotificationElement {
     }
     // Tab leaves the panel at its end as it would leave any part of the page: by closing it behind.
     on(panel, "focusout", ({ relatedTarget }) => relatedTarget && !this.contains(relatedTarget) && this.#leave(relatedTarget));
+    on(this.$("settings"), "click", ({ currentTarget }) => {
+      const shown = this.$("preferences").toggleAttribute("hidden");
+      currentTarget.setAttribute("aria-expanded", !shown);
+    });
+    on(panel, "keydown", ({ key }) => key === "Escape" && this.root.activeElement && (this.#return = true));
+    this.#preferences = new Preferences(this.getAttribute("user"));
+    for (const box of this.root.querySelectorAll("[data-preference]")) {
+      on(box, "change", async () => {
+        box.checked = await this.#preferences.set(box.dataset.preference, box.checked);
+        this.#prefer();
+      });
+    }
+    on(window, "storage", () => this.#prefer());
+    this.#prefer();
     this.#count();
     this.#connection();
   }
 
   stop() {
     clearTimeout(this.#saying);
+    showCount(0, this.getAttribute("favicon"));
+  }
+
+  #prefer() {
+    const all = this.#preferences.all;
+    for (const box of this.root.querySelectorAll("[data-preference]")) box.checked = all[box.dataset.preference];
+    for (const toasts of document.querySelectorAll("notification-toasts")) toasts.muted = !all.toasts;
+    // Who wants to be told while elsewhere is not served by a connection that rests.
+    this.client.stayAwake = all.sound || all.system;
   }
 
   get open() {
@@ -51,7 +77,11 @@ export class NotificationBell extends NotificationElement {
 
   #toggled(open) {
     this.$("button").setAttribute("aria-expanded", open);
-    if (!open) return;
+    if (!open) {
+      if (this.#return) this.$("button").focus();
+      this.#return = false;
+      return;
+    }
     this.#list.show();
     this.$("popover").focus();
     this.inbox.see();
@@ -59,6 +89,7 @@ export class NotificationBell extends NotificationElement {
 
   #arrived(detail) {
     if (this.open && document.visibilityState === "visible") this.inbox.see();
+    this.#alert(detail);
     // Read aloud once, in the tab the person is in, however many come at a time.
     if (!this.spotlight.on) return;
     this.#heard.push(detail.title);
@@ -68,6 +99,14 @@ export class NotificationBell extends NotificationElement {
       const heard = this.#heard.splice(0);
       this.#say(heard.length === 1 ? heard[0] : plural(status, heard.length));
     }, SAY_MS);
+  }
+
+  async #alert(item) {
+    const wanted = this.#preferences.all;
+    if (!wanted.sound && !wanted.system) return;
+    // In the tab that is looked at; if there is none, in the one that holds the connection.
+    const elsewhere = !this.spotlight.on && this.client.state.leading && (await this.spotlight.free());
+    if (this.spotlight.on || elsewhere) alertPerson(item, wanted, elsewhere, () => this.inbox.act("clicked", [item.id]));
   }
 
   #say(text) {
@@ -88,6 +127,7 @@ export class NotificationBell extends NotificationElement {
       count.hidden = !unread;
     }
     this.$("read-all").disabled = !unread;
+    showCount(unseen ?? 0, this.getAttribute("favicon"));
   }
 
   #connection() {

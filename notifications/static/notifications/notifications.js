@@ -125,6 +125,15 @@ export class NotificationClient extends EventTarget {
     return this.#session.cursor;
   }
 
+  /** Whether to stay connected while nobody looks, for who wants to be told by sound or system. */
+  get stayAwake() {
+    return this.#session.stayAwake;
+  }
+
+  set stayAwake(value) {
+    this.#session.stayAwake = value;
+  }
+
   /**
    * Call `fn(data, envelope)` for each event of a type, or notification of a kind; `order.*` takes all kinds that begin so.
    * @returns a function that ends it

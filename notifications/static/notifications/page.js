@@ -24,7 +24,10 @@ export class NotificationInbox extends NotificationElement {
       this.inbox.readAll();
     });
     on(this.querySelector(".notification-filter select"), "change", ({ target }) => target.form.requestSubmit());
-    if (list.live && this.inbox.unseen) this.inbox.see();
+    const see = () => list.live && document.visibilityState === "visible" && this.inbox.see();
+    on(this.client, "notification", see);
+    on(document, "visibilitychange", see);
+    see();
     this.#count();
   }
 

@@ -16,6 +16,7 @@ export class Session {
   /** The highest number applied, by topic: what a transport delivers again is dropped. */
   positions = new Map();
   types = new Set();
+  stayAwake = false;
   #options;
   #env;
   #tabs = null;
@@ -268,7 +269,7 @@ export class Session {
     const { hiddenAfter } = this.#options;
     this.#hiding = this.#env.setTimeout(() => {
       // A visible tab that follows this one still needs the connection.
-      if (this.#env.now() - this.#watched >= hiddenAfter) this.#connection?.pause();
+      if (!this.stayAwake && this.#env.now() - this.#watched >= hiddenAfter) this.#connection?.pause();
       this.#hide();
     }, hiddenAfter);
   }

@@ -139,6 +139,13 @@ export class Spotlight {
     this.#drop();
   }
 
+  /** Whether nobody looks at any tab. */
+  async free() {
+    const { document, locks } = this.#env;
+    if (!locks) return document.visibilityState === "hidden";
+    return locks.request(this.#name, { ifAvailable: true }, (lock) => lock !== null);
+  }
+
   #drop() {
     this.on = false;
     this.#release?.();

@@ -8,6 +8,8 @@ const MOST = 3; // more than this at a time become one
 const ALERTING = new Set(["error", "warning"]);
 
 export class NotificationToasts extends NotificationElement {
+  /** Whether the person does not want any. */
+  muted = false;
   #toasts = new Set();
   #fold = null;
 
@@ -28,15 +30,14 @@ export class NotificationToasts extends NotificationElement {
   }
 
   #arrived(item) {
-    if (!this.spotlight.on || this.#inView(item)) return;
+    if (this.muted || !this.spotlight.on || this.#inView(item)) return;
     if (this.#fold || this.#toasts.size >= MOST) return this.#foldIn(item);
     this.#show({ ids: [item.id], content: createRow(this.root, item), text: item.title + (item.body ?? "") }, item.level);
   }
 
-  /** Nobody needs to be told of what is before their eyes: the page itself, or the open panel. */
+  /** Nobody needs to be told of what is before their eyes: the page itself, the open panel, the live inbox. */
   #inView({ url }) {
-    const bell = document.querySelector("notification-bell");
-    if (bell?.open) return true;
+    if (document.querySelector("notification-bell")?.open || document.querySelector("notification-inbox[live]")) return true;
     if (!url || !document.hasFocus()) return false;
     const target = new URL(url, location.href);
     return target.origin === location.origin && target.pathname === location.pathname && target.search === location.search;

@@ -31,10 +31,10 @@ if (form?.elements.namedItem("audience")) {
     if (!send || !schedule) return;
     const planned = Boolean(value("scheduled_at_0") || value("scheduled_at_1"));
     schedule.hidden = !planned;
-    // Enter presses the first button, and the first is the one that stands out.
-    schedule.classList.toggle("default", planned);
-    send.classList.toggle("default", !planned);
-    (planned ? schedule : send).parentElement.prepend(planned ? schedule : send);
+    // Enter presses the first button, and the first is the one that stands out. Moved only if it must be: a button
+    // that moves while it is being pressed is never clicked.
+    const [first, second] = planned ? [schedule, send] : [send, schedule];
+    if (second.compareDocumentPosition(first) & Node.DOCUMENT_POSITION_FOLLOWING) second.before(first);
   };
 
   const show = () => {

@@ -1,0 +1,102 @@
+/**
+ * What reaches a person whose eyes are elsewhere: the title, the icon and the app's badge; and, for those who asked for
+ * it, a sound and the system's own notifications.
+ *
+ * What a person asked for is kept by the browser, since it is a matter of the device: no sound at work.
+ */
+import { capped, safeURL } from "./rows.js";
+
+const PREFIX = /^\([^()]{1,6}\) /;
+
+/** Show how many are new, where the person can see it from another tab. */
+export function showCount(unseen, favicon) {
+  const title = document.title.replace(PREFIX, "");
+  const marked = unseen ? `(${capped(unseen)}) ${title}` : title;
+  if (marked !== document.title) document.title = marked;
+  (unseen ? navigator.setAppBadge?.(unseen) : navigator.clearAppBadge?.())?.catch(() => {});
+  if (!favicon) return;
+  const mine = document.querySelector("link[data-notifications]");
+  const others = document.querySelectorAll('link[rel~="icon"]:not([data-notifications])');
+  // Browsers take the last icon that is one, so the site's own are put aside and back.
+  if (unseen && !mine) {
+    const link = Object.assign(document.createElement("link"), { rel: "icon", href: favicon });
+    link.dataset.notifications = "";
+    for (const other of others) other.rel = "x-icon";
+    document.head.append(link);
+  } else if (!unseen && mine) {
+    mine.remove();
+    for (const other of document.querySelectorAll('link[rel="x-icon"]')) other.rel = "icon";
+  }
+}
+
+export class Preferences {
+  #key;
+
+  constructor(user) {
+    this.#key = `notifications.preferences ${user ?? ""}`;
+  }
+
+  get all() {
+    const standard = { toasts: true, sound: false, system: false };
+    try {
+      return { ...standard, ...JSON.parse(localStorage.getItem(this.#key)) };
+    } catch {
+      return standard;
+    }
+  }
+
+  /** Keep a choice; resolves to what it came to, for the browser may refuse the system's notifications. */
+  async set(name, value) {
+    if (name === "system" && value) value = (await globalThis.Notification?.requestPermission()) === "granted";
+    if (name === "sound" && value) beep();
+    try {
+      localStorage.setItem(this.#key, JSON.stringify({ ...this.all, [name]: value }));
+    } catch {
+      // Storage is forbidden: then the choice can not be kept.
+    }
+    return this.all[name];
+  }
+}
+
+let audio = null;
+
+/** Two soft tones, made here: a sound file would be one more thing to load and to license. */
+function beep() {
+  try {
+    audio ??= new AudioContext();
+    for (const [at, pitch] of [
+      [0, 660],
+      [0.12, 880],
+    ]) {
+      const [tone, volume] = [audio.createOscillator(), audio.createGain()];
+      const start = audio.currentTime + at;
+      tone.frequency.value = pitch;
+      volume.gain.setValueAtTime(0.08, start);
+      volume.gain.exponentialRampToValueAtTime(0.001, start + 0.25);
+      tone.connect(volume).connect(audio.destination);
+      tone.start(start);
+      tone.stop(start + 0.25);
+    }
+  } catch {
+    // No sound device, or not before the first click.
+  }
+}
+
+/** Tell of a notification by sound or system, in one tab. `elsewhere` says that no tab of this site is looked at. */
+export function alertPerson(item, { sound, system }, elsewhere, onclick) {
+  if (sound) beep();
+  if (!system || !elsewhere || globalThis.Notification?.permission !== "granted") return;
+  try {
+    const { title, body, tag, id } = item;
+    // A tag replaces the older one, as in the inbox; without one each stands for itself.
+    const shown = new Notification(title, { body, tag: tag || `notification-${id}`, lang: document.documentElement.lang });
+    shown.onclick = () => {
+      window.focus();
+      onclick();
+      const address = safeURL(item.url);
+      if (address) location.assign(address);
+    };
+  } catch {
+    // Where only service workers may: then not.
+  }
+}

@@ -29,12 +29,11 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
-from channels.layers import InMemoryChannelLayer
-
 from . import doorbell
 from .batch import Batch
 from .cursor import InvalidCursor, Position, parse_cursor
 from .envelope import log_envelope
+from .link import Link
 from .settings import conf
 from .signals import hub_changed, stream_closed, stream_opened
 from .subscription import LiveEvent, Mark, Subscription, TopicState
@@ -43,16 +42,12 @@ __all__ = ["Hub", "HubFull", "Log", "NotAuthorized"]
 
 logger = logging.getLogger("notifications")
 
-#: Seconds that joining a group may take before a stream begins without it (the safety poll stands in).
-JOIN_TIMEOUT = 2.0
 #: Seconds that the database may take to tell where topics stand before a client is sent away.
 READY_TIMEOUT = 10.0
 #: Seconds a topic nobody reads any more is kept: people click from page to page.
 LINGER = 10.0
-PROBE_INTERVAL = 4.0
-PROBE_TIMEOUT = 2.0
 #: Groups are joined again this often: the core layer forgets them by age.
-RECONCILE_INTERVAL = 60.0
+REJOIN_INTERVAL = 60.0
 READ_AT_ONCE = 200
 
 
@@ -83,26 +78,31 @@ class Hub:
         self.topics: dict[str, TopicState] = {}
         self.subscriptions: dict[Subscription, None] = {}
         self.by_user: dict[Any, dict[Subscription, None]] = defaultdict(dict)
-        self.up = True
+        self.link = Link(self._on_message, self._on_link_changed)
         self.closing = False
         self.restarts = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._channel: str | None = None
-        self._has_channel = asyncio.Event()
-        self._echoes: dict[str, asyncio.Future[None]] = {}
         self._authorizations: Batch[Any, Any] = Batch(self._authorize_all, 500)
         self._heads: Batch[str, Any] = Batch(self._read_heads, 500)
         self._reads: dict[tuple[str, int], asyncio.Task[list[LiveEvent]]] = {}
         self._joins: list[TopicState] = []
         self._link_work = asyncio.Event()
+        self._rejoin_at = 0.0
 
     # ---------------------------------------------------------------- life
 
     def start(self) -> None:
         """Begin to serve; returns at once, also when the layer or the database is away."""
         doorbell.attach(self.loop)
-        for name in ("receive", "link", "probe", "watch", "recheck"):
-            self._spawn(self._supervised(name, getattr(self, f"_{name}")), name)
+        tasks = {
+            "receive": self.link.receive,
+            "link": self._keep_linked,
+            "probe": self._probe,
+            "watch": self._watch,
+            "recheck": self._recheck,
+        }
+        for name, run in tasks.items():
+            self._spawn(self._supervised(name, run), name)
 
     def stop(self) -> None:
         """End all tasks; for tests and commands whose loop goes on."""
@@ -306,11 +306,6 @@ class Hub:
     # ---------------------------------------------------------------- in: hints, heads, holes
 
     def _on_message(self, message: dict[str, Any]) -> None:
-        if "nonce" in message:
-            echo = self._echoes.pop(message["nonce"], None)
-            if echo is not None and not echo.done():
-                echo.set_result(None)
-            return
         state = self.topics.get(message.get("topic", ""))
         if state is None:
             return
@@ -412,24 +407,7 @@ class Hub:
         state.users += 1
         return state
 
-    async def _receive(self) -> None:
-        """One task takes from the channel and is never cancelled by a timer: the pub/sub layer would unsubscribe."""
-        while True:
-            try:
-                if self._channel is None:
-                    self._channel = await doorbell.channel_layer().new_channel()
-                    self._has_channel.set()
-                message = await doorbell.channel_layer().receive(self._channel)
-            except Exception as error:
-                self._set_up(False, error)
-                await asyncio.sleep(0.5)
-                continue
-            try:
-                self._on_message(message)
-            except Exception:
-                logger.exception("a message on the channel layer could not be understood: %r", message)
-
-    async def _link(self) -> None:
+    async def _keep_linked(self) -> None:
         """Join and leave, one batch after the other: leaving and joining the same group can not overtake each other."""
         while True:
             try:
@@ -456,11 +434,11 @@ class Hub:
             if state.users:
                 continue
             del self.topics[state.name]
-            await self._quietly(self._group("discard", state.name))
+            await self.link.leave(state.name)
 
     async def _join(self, states: Sequence[TopicState]) -> None:
-        if self.up and not doorbell.breaker.is_open:
-            await self._join_groups(states)
+        if self.link.up and not doorbell.breaker.is_open:
+            await self._confirm(states)
         read_at = self.loop.time()
         heads = await self._heads.get_many([state.name for state in states])
         for state in states:
@@ -473,92 +451,30 @@ class Hub:
             if state.hinted > state.seen:
                 self._repair(state, state.hinted)
 
-    async def _join_groups(self, states: Sequence[TopicState]) -> bool:
-        """Join and wait for an echo: ``group_add`` on the pub/sub layer returns before Redis has subscribed."""
-        try:
-            async with asyncio.timeout(JOIN_TIMEOUT):
-                await self._has_channel.wait()
-                for state in states:
-                    await self._group("add", state.name)
-                # Subscriptions to one host are in order, so that the last one's echo confirms all.
-                await self._echo([states[-1].name] if self._hosts() <= 1 else [state.name for state in states])
-        except Exception as error:
-            logger.warning("joining %d groups is not confirmed (%r); the safety poll stands in", len(states), error)
-            return False
+    async def _confirm(self, states: Sequence[TopicState]) -> bool:
+        confirmed = await self.link.join([state.name for state in states])
         for state in states:
-            state.confirmed = True
-        return True
-
-    async def _group(self, what: str, topic: str) -> None:
-        await getattr(doorbell.channel_layer(), f"group_{what}")(doorbell.group_name(topic), self._channel)
-
-    async def _echo(self, topics: Sequence[str]) -> None:
-        """Send a nonce to each group and return when all have come back."""
-        nonces = {secrets.token_hex(8): topic for topic in topics}
-        waiting = {nonce: self.loop.create_future() for nonce in nonces}
-        self._echoes.update(waiting)
-        try:
-            for nonce, topic in nonces.items():
-                await doorbell.send(topic, {"type": doorbell.HINT, "nonce": nonce})
-            await asyncio.gather(*waiting.values())
-        finally:
-            for nonce in nonces:
-                self._echoes.pop(nonce, None)
-
-    @staticmethod
-    def _hosts() -> int:
-        """Number of Redis hosts among which the layer spreads its groups; 0: the in-memory layer."""
-        layer = doorbell.channel_layer()
-        if isinstance(layer, InMemoryChannelLayer):
-            return 0
-        return len(getattr(layer, "_shards", None) or getattr(layer, "hosts", None) or [None])
+            state.confirmed = confirmed
+        return confirmed
 
     async def _probe(self) -> None:
-        """A dead link tells nobody (no error, no reconnect): only a message that does not come back does."""
-        hosts = self._hosts()
-        if not hosts:
-            return await self._never()
-        # With several hosts the groups' names decide which host has them: enough names reach each.
-        topics = [f"probe:{secrets.token_hex(8)}" for _ in range(1 if hosts == 1 else hosts * 4)]
-        missed, joined, relink = 0, False, False
-        reconcile_at = self.loop.time() + RECONCILE_INTERVAL
-        while True:
-            try:
-                async with asyncio.timeout(PROBE_TIMEOUT):
-                    if relink:
-                        await self._relink()
-                        relink = joined = False
-                    if not joined:
-                        for topic in topics:
-                            await self._group("add", topic)
-                        joined = True
-                    await self._echo(topics)
-            except Exception as error:
-                missed += 1
-                if missed >= 2:
-                    self._set_up(False, error)
-                    relink = True
-                await asyncio.sleep(1.0)
-                continue
-            missed = 0
-            unconfirmed = any(state.known and not state.confirmed for state in self.topics.values())
-            if not self.up or unconfirmed or self.loop.time() >= reconcile_at:
-                await self._rejoin()
-                reconcile_at = self.loop.time() + RECONCILE_INTERVAL
-            await asyncio.sleep(PROBE_INTERVAL)
+        self._rejoin_at = self.loop.time() + REJOIN_INTERVAL
+        await self.link.probe(self._on_alive)
 
-    @staticmethod
-    async def _never() -> None:
-        await asyncio.Event().wait()
+    async def _on_alive(self) -> None:
+        unconfirmed = any(state.known and not state.confirmed for state in self.topics.values())
+        if not self.link.up or unconfirmed or self.loop.time() >= self._rejoin_at:
+            await self._rejoin()
 
     async def _rejoin(self) -> None:
         """Join everything again (the layer forgets groups by age, or by a failover), and see what was missed."""
         states = [state for state in self.topics.values() if state.known]
-        was_up = self.up
+        was_up = self.link.up
         for start in range(0, len(states), 500):
-            if not await self._join_groups(states[start : start + 500]):
+            if not await self._confirm(states[start : start + 500]):
                 return
-        self._set_up(True)
+        self._rejoin_at = self.loop.time() + REJOIN_INTERVAL
+        self.link.set_up(True)
         if not was_up:
             # What came while we were deaf is found now, not when a later hint or poll shows a hole.
             read_at = self.loop.time()
@@ -567,38 +483,11 @@ class Hub:
                 if (head := heads[state.name]) is not None and self._on_head(state, head, read_at):
                     self._repair(state, head.seq)
 
-    async def _relink(self) -> None:
-        """Make the connections of a pub/sub layer anew, keeping everybody's subscriptions on it."""
-        layer = doorbell.channel_layer()
-        if not hasattr(layer, "_get_layer"):  # The core layer makes a connection per call; groups are added again.
-            return
-        inner = layer._get_layer()
-        channels, groups = inner.channels, inner.groups
-        try:
-            await layer.flush()
-        finally:
-            inner.channels, inner.groups = channels, groups
-        for name in (*channels, *groups):
-            await inner._get_shard(name).subscribe(name)
-
-    def _set_up(self, up: bool, error: Exception | None = None) -> None:
-        if up != self.up:
-            self.up = up
-            if up:
-                logger.info("the channel layer is back")
-            else:
-                for state in self.topics.values():
-                    state.confirmed = False
-                logger.warning("the channel layer is away (%r); events arrive by the safety poll", error)
-            hub_changed.send_robust(sender=self, up=up)
-
-    @staticmethod
-    async def _quietly(awaitable: Awaitable[Any]) -> None:
-        try:
-            async with asyncio.timeout(JOIN_TIMEOUT):
-                await awaitable
-        except Exception as error:
-            logger.info("the channel layer: %r", error)
+    def _on_link_changed(self, up: bool) -> None:
+        if not up:
+            for state in self.topics.values():
+                state.confirmed = False
+        hub_changed.send_robust(sender=self, up=up)
 
     # ---------------------------------------------------------------- the safety net
 
@@ -618,7 +507,7 @@ class Hub:
                 await self.log.tidy()
             except Exception as error:
                 logger.warning("the safety poll failed (%r); tried again", error)
-            await asyncio.sleep(conf.safety_interval or (2.0 if self._hosts() else 1.0))
+            await asyncio.sleep(conf.safety_interval or (2.0 if self.link.hosts() else 1.0))
 
     def _recheck_soon(self, state: TopicState) -> None:
         """Somebody's rights changed. Twice, because a logout is announced before the session is deleted."""

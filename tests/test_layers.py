@@ -15,7 +15,7 @@ LAYERS = {
     "log": {
         *("models", "access", "doorbell", "log", "publishing", "binding", "broadcasts", "receivers", "inbox", "reader")
     },
-    "hub": {"subscription", "hub"},
+    "hub": {"subscription", "link", "hub"},
     "stream": {"stream", "shutdown", "handover"},
     "view": {"views", "consumers", "polling", "inbox_views", "forms"},
     "site": {"urls", "routing", "asgi", "admin", "apps", "checks", "templatetags", "management"},

@@ -34,6 +34,8 @@ if (form?.elements.namedItem("audience")) {
     // Enter presses the first button, and the first is the one that stands out. Moved only if it must be: a button
     // that moves while it is being pressed is never clicked.
     const [first, second] = planned ? [schedule, send] : [send, schedule];
+    first.classList.add("default");
+    second.classList.remove("default");
     if (second.compareDocumentPosition(first) & Node.DOCUMENT_POSITION_FOLLOWING) second.before(first);
   };
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
+from django.conf import settings
 
 from .settings import conf
 
@@ -57,7 +58,6 @@ class Hint(NamedTuple):
     """Topic ``name`` has reached ``seq``; ``events`` are ``(seq, type, payload)``, the last of them ``seq``."""
 
     name: str
-    id: int
     epoch: str
     seq: int
     events: tuple[tuple[int, str, str], ...]
@@ -68,7 +68,6 @@ class Hint(NamedTuple):
         return {
             "type": HINT,
             "topic": self.name,
-            "id": self.id,
             "epoch": self.epoch,
             "seq": self.seq,
             "events": [list(event) for event in self.events] if small else [],
@@ -127,8 +126,12 @@ def embedded_layer() -> InMemoryChannelLayer:
 
 
 def group_name(topic: str) -> str:
-    """Return the channel-layer group of a topic: a hash, because groups allow few characters and fewer than 100."""
-    return "notifications." + hashlib.blake2s(topic.encode(), digest_size=16).hexdigest()
+    """Return the channel-layer group of a topic: a hash, because groups allow few characters and fewer than 100.
+
+    Keyed with the site's secret, so that two sites that share a Redis do not hear each other.
+    """
+    key = hashlib.sha256(settings.SECRET_KEY.encode()).digest()
+    return "notifications." + hashlib.blake2s(topic.encode(), digest_size=16, key=key).hexdigest()
 
 
 async def send(topic: str, message: dict[str, Any]) -> None:

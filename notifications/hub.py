@@ -314,15 +314,13 @@ class Hub:
         elif not state.known:
             state.hinted = max(state.hinted, message["seq"])
         else:
-            self._on_hint(state, message["id"], message["epoch"], message["seq"], message["events"])
+            self._on_hint(state, message["epoch"], message["seq"], message["events"])
 
-    def _on_hint(self, state: TopicState, id: int, epoch: str, seq: int, events: Sequence[Sequence[Any]]) -> None:
+    def _on_hint(self, state: TopicState, epoch: str, seq: int, events: Sequence[Sequence[Any]]) -> None:
         if state.epoch != epoch:
-            if state.id is not None:
-                # Which of the two epochs is the newer one only the log can tell.
-                self._repair(state, seq)
-                return
-            state.id, state.epoch = id, epoch
+            # A topic that is new here, or began a new life: which of two epochs is the newer one only the log can tell.
+            self._repair(state, seq)
+            return
         for number, type, payload in events:
             if number == state.seen + 1:
                 self._hand_out(LiveEvent(state, number, log_envelope(state.name, number, type, payload)))
@@ -353,6 +351,7 @@ class Hub:
 
     def _begin_anew(self, state: TopicState, head: Any) -> None:
         state.id, state.epoch, state.seen, state.seen_at = head.id, head.epoch, head.seq, self.loop.time()
+        state.hinted = 0
         state.recent.clear()
         for subscription in tuple(state.subscriptions):
             subscription.fall_back()
@@ -366,7 +365,10 @@ class Hub:
 
     async def _read_missing(self, state: TopicState) -> None:
         try:
-            await self._refresh(state)
+            hinted = -1
+            while hinted != state.hinted:  # Hints that came while we read were not handed out.
+                hinted = state.hinted
+                await self._refresh(state)
         except Exception:
             logger.exception("reading %s failed; tried again within seconds", state.name)
         finally:

@@ -164,9 +164,7 @@ def _number_locked(topics: dict[str, Topic], alias: str) -> tuple[list[doorbell.
     for topic in advanced:
         topic.advanced_at = Now()
     _update(Topic, advanced, {"head", "advanced_at"}, alias)
-    hints = [
-        doorbell.Hint(topic.name, topic.pk, topic.epoch, topic.head, tuple(grouped[topic.name])) for topic in advanced
-    ]
+    hints = [doorbell.Hint(topic.name, topic.epoch, topic.head, tuple(grouped[topic.name])) for topic in advanced]
     return hints, len(events)
 
 
@@ -250,7 +248,7 @@ def rotate_epoch(topics: Iterable[str] | None = None) -> int:
                 topic.epoch = new_epoch()
                 topic.advanced_at = Now()
             _update(Topic, rows, {"epoch", "advanced_at"}, alias)
-        doorbell.ring([doorbell.Hint(topic.name, topic.pk, topic.epoch, topic.head, ()) for topic in rows])
+        doorbell.ring([doorbell.Hint(topic.name, topic.epoch, topic.head, ()) for topic in rows])
         count += len(rows)
     return count
 

@@ -12,6 +12,7 @@ export class List {
   #kind = "";
   #rows = new Map();
   #held = new Set();
+  #gone = new Map(); // what left the list, in case it is taken back
   #next = null;
   #loading = null;
   #stale = true;
@@ -127,7 +128,7 @@ export class List {
       const row = this.#rows.get(id);
       if (row && !this.#fits(item)) this.#take(id);
       else if (row) updateRow(row, item);
-      else if (this.#fits(item) && item.title !== undefined) this.#insert(id, true);
+      else this.#insert(id, true);
     }
     for (const id of removed) {
       this.#held.delete(id);
@@ -175,22 +176,31 @@ export class List {
     const after = [...this.#rows.keys()].filter((other) => other < id).sort((a, b) => b - a)[0];
     // What belongs below the part that is loaded comes with its page.
     if (within && after === undefined && this.#next) return;
+    const place = this.#gone.get(id) ?? this.#place(item);
+    if (!place) return;
+    const row = place.querySelector("[data-id]");
+    updateRow(row, item);
+    this.#rows.set(id, row);
+    this.#rowsElement.insertBefore(place, after === undefined ? null : this.#rows.get(after).closest("li"));
+  }
+
+  #place(item) {
+    if (item.title === undefined) return null; // known by its state alone
     const template = this.#part("item");
     const place = template ? template.content.firstElementChild.cloneNode(true) : document.createElement("li");
     for (const box of place.querySelectorAll("input")) {
-      box.value = id;
+      box.value = item.id;
       box.ariaLabel = box.ariaLabel.replace("{title}", item.title);
     }
-    const row = createRow(this.#root, item);
-    place.append(row);
-    this.#rows.set(id, row);
-    this.#rowsElement.insertBefore(place, after === undefined ? null : this.#rows.get(after).closest("li"));
+    place.append(createRow(this.#root, item));
+    return place;
   }
 
   #take(id) {
     const place = this.#rows.get(id)?.closest("li");
     this.#rows.delete(id);
     if (!place) return;
+    this.#gone.set(id, place);
     const focused = place.contains(place.getRootNode().activeElement);
     const neighbour = place.nextElementSibling ?? place.previousElementSibling;
     place.remove();
@@ -198,8 +208,7 @@ export class List {
   }
 
   #clear() {
-    this.#rows.clear();
-    this.#held.clear();
+    for (const known of [this.#rows, this.#held, this.#gone]) known.clear();
     this.#next = null;
     this.#rowsElement.replaceChildren();
     this.#scroller?.scrollTo({ top: 0 });

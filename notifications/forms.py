@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .inbox import LARGEST_ID, STATUSES
 from .models import Broadcast
-from .publishing import KIND, _check_url
+from .publishing import KIND, check_url
 
 if TYPE_CHECKING:
     # Generic for the type checker only.
@@ -114,7 +114,7 @@ class BroadcastForm(_BroadcastForm):
     def clean_url(self) -> str:
         url: str = self.cleaned_data["url"]
         try:
-            _check_url(url)
+            check_url(url)
         except ValueError as error:
             raise ValidationError(
                 _("Give a path on this site, such as /sale/, or an address that begins with https://.")

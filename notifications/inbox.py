@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -33,7 +33,7 @@ from django.utils import timezone
 from .access import EVERYONE, topics_for, user_topic
 from .log import database
 from .models import Membership, Notification, ReadMark, Receipt
-from .publishing import _check_url, notification_payload, publish
+from .publishing import check_url, notification_payload, publish
 
 __all__ = [
     "CAP",
@@ -95,7 +95,7 @@ class Row:
     def href(self) -> str:
         """The link, or nothing if it is not one that may be followed (a row that was not written by ``notify``)."""
         try:
-            _check_url(self.notification.url)
+            check_url(self.notification.url)
         except ValueError:
             return ""
         return self.notification.url
@@ -174,7 +174,7 @@ def mark_read(user: AbstractBaseUser, ids: Iterable[int], read: bool = True) -> 
         inbox.write(changed, read_at=timezone.now() if read else None)
         result = inbox.change(rows, changed)
         if changed:
-            publish(user_topic(user), "read", {"ids": result.changed, "read": read, "unread": result.counts.unread})
+            publish(user_topic(user), "read", {"ids": result.changed, "read": read, **asdict(result.counts)})
     return result
 
 
@@ -186,7 +186,7 @@ def archive(user: AbstractBaseUser, ids: Iterable[int], archived: bool = True) -
         inbox.write(changed, archived_at=timezone.now() if archived else None)
         result = inbox.change(rows, changed)
         if changed:
-            data = {"ids": result.changed, "archived": archived, "unread": result.counts.unread}
+            data = {"ids": result.changed, "archived": archived, **asdict(result.counts)}
             publish(user_topic(user), "archived", data)
     return result
 
@@ -204,7 +204,7 @@ def clicked(user: AbstractBaseUser, id: int) -> Change:
                 inbox.write([row], read_at=now)
         result = inbox.change(rows, changed)
         if changed:
-            publish(user_topic(user), "read", {"ids": result.changed, "read": True, "unread": result.counts.unread})
+            publish(user_topic(user), "read", {"ids": result.changed, "read": True, **asdict(result.counts)})
     return result
 
 
@@ -235,7 +235,7 @@ def read_all(user: AbstractBaseUser, before: int | None = None) -> Change:
             newest = min(newest, before)
         changed = inbox.move_mark(newest, read=True)
         result = inbox.change((), changed)
-        data = {"all": True, "before": newest, "unread": result.counts.unread}
+        data = {"all": True, "before": newest, **asdict(result.counts)}
         publish(user_topic(user), "read", data)
     return result
 

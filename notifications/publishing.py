@@ -7,6 +7,7 @@ raise at once, before anything is written.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -44,6 +45,8 @@ __all__ = [
     "send",
     "send_due",
 ]
+
+logger = logging.getLogger("notifications")
 
 #: Rows per INSERT when a message is written per user.
 BATCH = 1000
@@ -174,14 +177,27 @@ def send_due() -> int:
     due = Broadcast.objects.using(log.database()).filter(
         state=Broadcast.State.SCHEDULED, scheduled_at__lte=timezone.now()
     )
-    return sum(send(row) for row in due.order_by("scheduled_at")[:10])
+    sent = 0
+    for row in due.order_by("scheduled_at")[:10]:
+        try:
+            sent += send(row)
+        except ValueError:
+            # Its group is gone, say: back to the administrator, so that it does not stand in the way of the others.
+            logger.exception("the scheduled broadcast %s can not be sent; it is a draft again", row.pk)
+            Broadcast.objects.using(log.database()).filter(pk=row.pk).update(state=Broadcast.State.DRAFT)
+    return sent
 
 
 def recall(what: Notification | Broadcast) -> None:
-    """Take back a notification, or all of a broadcast: it disappears from every inbox and every open browser."""
+    """Take back a notification, or all of a broadcast: it disappears from every inbox and every open browser.
+
+    :raises ValueError: if the broadcast was never sent.
+    """
     alias = log.database()
     with transaction.atomic(using=alias):
         if isinstance(what, Broadcast):
+            if what.state in (Broadcast.State.DRAFT, Broadcast.State.SCHEDULED):
+                raise ValueError("this broadcast was not sent; there is nothing to take back")
             rows = Notification.objects.using(alias).filter(broadcast=what)
             Broadcast.objects.using(alias).filter(pk=what.pk).update(state=Broadcast.State.RECALLED)
             what.state = Broadcast.State.RECALLED
@@ -326,7 +342,7 @@ def _fields(
         raise ValueError(f"a level is one of {', '.join(Level.values)}, not {level!r}")
     if expires_at is not None and timezone.is_naive(expires_at):
         raise ValueError("expires_at must be an aware datetime (django.utils.timezone.now() + …)")
-    _check_url(url)
+    check_url(url)
     _rendered(data or {})
     return {
         "title": title,
@@ -353,7 +369,7 @@ def _text(name: str, value: Any, limit: int | None = None) -> str:
     return text
 
 
-def _check_url(url: str) -> None:
+def check_url(url: str) -> None:
     """Links lead to this site or to the web: what a browser would run or could mistake for it is refused."""
     if not url:
         return

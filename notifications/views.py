@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from asgiref.sync import SyncToAsync, sync_to_async
 from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.views.decorators.http import require_GET
@@ -45,6 +46,7 @@ def never_atomic(view: V) -> V:
     return view
 
 
+@login_not_required  # It answers 401 itself: a script can do nothing with a login page.
 @never_atomic
 async def stream(request: HttpRequest) -> HttpResponseBase:
     """``GET``: the user's events as ``text/event-stream`` (WHATWG HTML, 9.2), from ``Last-Event-ID`` or ``?cursor=``.
@@ -82,6 +84,7 @@ async def stream(request: HttpRequest) -> HttpResponseBase:
     return response
 
 
+@login_not_required
 @never_atomic
 @require_GET
 def events(request: HttpRequest) -> HttpResponse:

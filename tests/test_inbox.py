@@ -325,7 +325,7 @@ def test_mark_read_reads_and_sees(alice: User) -> None:
     change = inbox.mark_read(alice, [notification.pk])
     assert change == inbox.Change((notification.pk,), (notification.pk,), inbox.Counts(0, 0))
     assert states(alice) == {"hi": (True, True, False)}
-    assert published(alice) == [{"ids": [notification.pk], "read": True, "unread": 0}]
+    assert published(alice) == [{"ids": [notification.pk], "read": True, "unread": 0, "unseen": 0}]
 
 
 def test_mark_read_twice_publishes_once(alice: User) -> None:
@@ -389,7 +389,7 @@ def test_unread_again_above_the_mark(alice: User) -> None:
     change = inbox.mark_read(alice, [notification.pk], read=False)
     assert change.counts == inbox.Counts(1, 0)
     assert states(alice) == {"hi": (False, True, False)}
-    assert published(alice)[-1] == {"ids": [notification.pk], "read": False, "unread": 1}
+    assert published(alice)[-1] == {"ids": [notification.pk], "read": False, "unread": 1, "unseen": 0}
 
 
 def test_unread_again_below_the_mark(alice: User) -> None:
@@ -442,8 +442,8 @@ def test_archive_hides_and_unarchive_restores_as_it_was(alice: User) -> None:
     inbox.archive(alice, [notification.pk], archived=False)
     assert states(alice) == {"hi": (False, True, False)}
     assert published(alice) == [
-        {"ids": [notification.pk], "archived": True, "unread": 0},
-        {"ids": [notification.pk], "archived": False, "unread": 1},
+        {"ids": [notification.pk], "archived": True, "unread": 0, "unseen": 0},
+        {"ids": [notification.pk], "archived": False, "unread": 1, "unseen": 0},
     ]
 
 
@@ -557,7 +557,7 @@ def test_read_all_reads_and_sees_everything(alice: User) -> None:
     change = inbox.read_all(alice)
     assert change.counts == inbox.Counts(0, 0)
     assert states(alice) == {"new": (True, True, False), "old": (True, True, False)}
-    assert published(alice) == [{"all": True, "before": newest.pk, "unread": 0}]
+    assert published(alice) == [{"all": True, "before": newest.pk, "unread": 0, "unseen": 0}]
 
 
 def test_read_all_with_nothing_unread_publishes_nothing(alice: User) -> None:
@@ -592,7 +592,7 @@ def test_read_all_before_leaves_what_came_after(alice: User) -> None:
     change = inbox.read_all(alice, before=shown.pk)
     assert change.counts.unread == 1
     assert states(alice)["just arrived"] == (False, False, False)
-    assert published(alice) == [{"all": True, "before": shown.pk, "unread": 1}]
+    assert published(alice) == [{"all": True, "before": shown.pk, "unread": 1, "unseen": 1}]
 
 
 def test_read_all_before_with_old_rows_on_both_sides(alice: User) -> None:
@@ -610,7 +610,7 @@ def test_read_all_with_a_forged_before_stays_within_the_inbox(alice: User, bob: 
     old(bob, "not mine")
     inbox.read_all(alice, before=before)
     if before > 0:
-        assert published(alice) == [{"all": True, "before": newest.pk, "unread": 0}]
+        assert published(alice) == [{"all": True, "before": newest.pk, "unread": 0, "unseen": 0}]
     else:
         assert published(alice) == []
     notify(alice, "later")

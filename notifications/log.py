@@ -81,7 +81,10 @@ def append(events: Iterable[tuple[str, str, str]]) -> None:
         return
     with transaction.atomic(using=alias, savepoint=False):
         Event.objects.using(alias).bulk_create(rows, batch_size=1000)
-        _waiting(alias).update(row.topic for row in rows)
+        names = _waiting(alias)
+        if not _will_drain(alias):  # What was named in a transaction that was rolled back since then.
+            names.clear()
+        names.update(row.topic for row in rows)
         # Registered each time, because the callback of a savepoint that is rolled back is forgotten with it;
         # the first one to run takes the names of all.
         transaction.on_commit(partial(_drain_waiting, alias), using=alias, robust=True)
@@ -95,6 +98,14 @@ def _waiting(alias: str) -> set[str]:
         names = set()
         connection.notifications_waiting = names  # type: ignore[attr-defined]
     return names
+
+
+def _will_drain(alias: str) -> bool:
+    """Return whether a commit of the open transaction drains already."""
+    return any(
+        isinstance(entry[1], partial) and entry[1].func is _drain_waiting
+        for entry in reversed(connections[alias].run_on_commit)
+    )
 
 
 def _drain_waiting(alias: str) -> None:

@@ -1,0 +1,47 @@
+"""What is waiting to be numbered: forgotten with the transaction that named it."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import transaction
+
+from notifications import log
+from notifications.models import Event, Topic
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def append(topic: str) -> None:
+    log.append([(topic, "moved", "{}")])
+
+
+def topics() -> set[str]:
+    return set(Topic.objects.values_list("name", flat=True))
+
+
+def test_rolled_back_topic_is_not_made_by_the_next_commit() -> None:
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        append("rolled-back")
+        raise ZeroDivisionError
+    append("committed")
+    assert topics() == {"committed"}
+
+
+def test_topics_of_one_transaction_are_drained_together() -> None:
+    with transaction.atomic():
+        append("one")
+        transaction.on_commit(lambda: None)
+        append("two")
+    assert topics() == {"one", "two"}
+    assert not Event.objects.filter(seq=None).exists()
+
+
+def test_topic_of_a_savepoint_that_is_rolled_back_takes_no_other_with_it() -> None:
+    with transaction.atomic():
+        append("before")
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            append("within")
+            raise ZeroDivisionError
+        append("after")
+    assert {"before", "after"} <= topics()
+    assert not Event.objects.filter(seq=None).exists()

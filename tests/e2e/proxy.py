@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
-
-HOLD = 1 << 30
 
 
 class Proxy:
@@ -47,9 +44,7 @@ class Proxy:
         self.server = await asyncio.start_server(self.accept, "127.0.0.1", 0)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self.server is not None
         self.server.close()
         self.cut()

@@ -86,31 +86,29 @@ async def open_page(context: BrowserContext, path: str = "/orders/") -> Page:
     return page
 
 
-async def state(page: Page, condition: Callable[[dict[str, Any]], bool], timeout: float = 15.0) -> dict[str, Any]:
+async def state(page: Page, condition: Callable[[dict[str, Any]], bool], within: float = 15.0) -> dict[str, Any]:
     """Return the state of the page's connection as soon as it is as ``condition`` says."""
     read = "() => document.querySelector('notification-bell')?.client?.state ?? null"
     answer: dict[str, Any] = await eventually(
-        lambda: page.evaluate(read), lambda it: bool(it) and condition(it), timeout
+        lambda: page.evaluate(read), lambda it: bool(it) and condition(it), within
     )
     return answer
 
 
-async def eventually(
-    read: Callable[[], Awaitable[Any]], condition: Callable[[Any], bool], timeout: float = 15.0
-) -> Any:
+async def eventually(read: Callable[[], Awaitable[Any]], condition: Callable[[Any], bool], within: float = 15.0) -> Any:
     value: Any = None
     try:
-        async with asyncio.timeout(timeout):
-            while not condition(value := await read()):
+        async with asyncio.timeout(within):
+            while not condition(value := await read()):  # noqa: ASYNC110 – a page can only be asked
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise AssertionError(f"still {value!r} after {timeout:g} s") from None
+        raise AssertionError(f"still {value!r} after {within:g} s") from None
     return value
 
 
-async def heard(page: Page, ids: list[int], timeout: float = 15.0) -> None:
+async def heard(page: Page, ids: list[int], within: float = 15.0) -> None:
     """Wait for the page to have heard of these, and see that it heard of nothing else, nothing twice, in order."""
-    await eventually(lambda: page.evaluate("heard.length"), lambda count: count >= len(ids), timeout)
+    await eventually(lambda: page.evaluate("heard.length"), lambda count: count >= len(ids), within)
     assert await page.evaluate("heard") == ids
 
 
@@ -173,7 +171,7 @@ async def test_leader_closed_while_200_are_published_loses_and_doubles_nothing(
     await pages[1].close()
     ids = await publishing
     for page in pages[2:]:
-        await heard(page, ids, timeout=30)
+        await heard(page, ids, within=30)
     assert proxy.streams() == 1
 
 
@@ -191,7 +189,7 @@ async def test_server_restarted_under_publication_on_mixed_transports(
         await asyncio.to_thread(server.start)
         ids += await publishing
     for page in pages:
-        await heard(page, ids, timeout=60)
+        await heard(page, ids, within=60)
 
 
 async def test_offline_reads_are_made_good_and_what_came_meanwhile_is_there(
@@ -209,7 +207,7 @@ async def test_offline_reads_are_made_good_and_what_came_meanwhile_is_there(
     await expect(page.locator("notification-bell [data-rows] [data-read]")).to_have_count(3)
     later = publish(worker, "meanwhile", 20)
     await alice.set_offline(False)
-    await heard(page, first + later, timeout=40)
+    await heard(page, first + later, within=40)
     unread = sorted(set(first[:2] + later), reverse=True)
     await eventually(
         lambda: asyncio.to_thread(worker.run, INBOX, name="alice"), lambda inbox: inbox["unread"] == unread

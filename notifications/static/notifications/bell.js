@@ -12,13 +12,15 @@ export class NotificationBell extends NotificationElement {
   #saying;
   #preferences;
   #return = false; // whether the focus goes back to the button
+  #recounting = false;
 
   start(signal) {
     const [panel, button] = [this.$("popover"), this.$("button")];
     const on = (target, type, fn) => target?.addEventListener(type, fn, { signal });
     this.#list = new List(this.root, this.inbox, { signal, active: () => this.open });
     on(this.inbox, "counts", () => this.#count());
-    on(this.inbox, "reset", () => this.open || this.inbox.load().catch(() => {}));
+    on(this.inbox, "reset", () => this.#recount(true));
+    on(document, "visibilitychange", () => this.#recount(this.#recounting));
     on(this.inbox, "rejected", () => this.#say(this.$("rejected").textContent));
     on(this.$("read-all"), "click", () => this.inbox.readAll());
     on(this.client, "state", () => this.#connection());
@@ -53,6 +55,12 @@ export class NotificationBell extends NotificationElement {
   stop() {
     clearTimeout(this.#saying);
     showCount(0, this.getAttribute("favicon"));
+  }
+
+  /** Events were missed: ask for the counts, in a tab that is looked at; the others do so when they are. */
+  #recount(due) {
+    this.#recounting = due && document.visibilityState === "hidden";
+    if (due && !this.#recounting && !this.open) this.inbox.load().catch(() => (this.#recounting = true));
   }
 
   #prefer() {
@@ -115,25 +123,25 @@ export class NotificationBell extends NotificationElement {
 
   #count() {
     const { unread, unseen } = this.inbox;
-    const [badge, button] = [this.$("badge"), this.$("button")];
+    const [badge, label, all] = [this.$("badge"), this.$("label"), this.$("read-all")];
     badge.textContent = unseen ? capped(unseen) : "";
     badge.hidden = !unread;
     badge.classList.toggle("notification-quiet", !unseen);
-    button.setAttribute("aria-label", plural(button, unread ?? 0, capped(unread ?? 0)));
+    if (label) label.textContent = plural(label, unread ?? 0, capped(unread ?? 0));
     this.setAttribute("unread", unread ?? 0);
     this.setAttribute("unseen", unseen ?? 0);
     for (const count of this.root.querySelectorAll("[data-unread]")) {
       count.textContent = unread ? capped(unread) : "";
       count.hidden = !unread;
     }
-    this.$("read-all").disabled = !unread;
+    if (all) all.disabled = !unread;
     showCount(unseen ?? 0, this.getAttribute("favicon"));
   }
 
   #connection() {
     const { readyState, reason } = this.client.state;
     const word = readyState === 1 ? "open" : readyState === 2 ? (/^(unauth|forb)/.test(reason) ? "out" : "closed") : "waiting";
-    for (const text of this.$("connection").children) text.hidden = text.dataset.when !== word;
+    for (const text of this.$("connection")?.children ?? []) text.hidden = text.dataset.when !== word;
     this.setAttribute("state", word);
   }
 

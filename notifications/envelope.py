@@ -13,10 +13,12 @@ from typing import Any
 
 from .sse import encode_event
 
-__all__ = ["CONTROL_TYPES", "Envelope", "bye", "control", "dumps", "log_envelope", "valid_type"]
+__all__ = ["CONTROL_TYPES", "INBOX_TYPES", "Envelope", "bye", "control", "dumps", "log_envelope", "valid_type"]
 
 #: Types the protocol itself uses; a site's own events may not pretend to be one.
 CONTROL_TYPES = frozenset({"ready", "reset", "heartbeat", "bye", "error"})
+#: Types by which clients keep their copy of the inbox.
+INBOX_TYPES = frozenset({"notification", "read", "seen", "archived", "recalled"})
 TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
@@ -31,7 +33,7 @@ def dumps(value: Any) -> str:
 
 def valid_type(type: str) -> bool:
     """Return whether ``type`` may name a site's event: a letter, then letters, digits, ``_``, ``.``, ``-``; ≤ 64."""
-    return TYPE.fullmatch(type) is not None and type not in CONTROL_TYPES
+    return TYPE.fullmatch(type) is not None and type not in CONTROL_TYPES | INBOX_TYPES
 
 
 class Envelope:

@@ -31,9 +31,10 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from .access import EVERYONE, topics_for, user_topic
-from .log import database
+from .envelope import dumps
+from .log import append, database
 from .models import Membership, Notification, ReadMark, Receipt
-from .publishing import check_url, notification_payload, publish
+from .publishing import check_url, notification_payload
 
 __all__ = [
     "CAP",
@@ -174,7 +175,7 @@ def mark_read(user: AbstractBaseUser, ids: Iterable[int], read: bool = True) -> 
         inbox.write(changed, read_at=timezone.now() if read else None)
         result = inbox.change(rows, changed)
         if changed:
-            publish(user_topic(user), "read", {"ids": result.changed, "read": read, **asdict(result.counts)})
+            _tell(user, "read", {"ids": result.changed, "read": read, **asdict(result.counts)})
     return result
 
 
@@ -187,7 +188,7 @@ def archive(user: AbstractBaseUser, ids: Iterable[int], archived: bool = True) -
         result = inbox.change(rows, changed)
         if changed:
             data = {"ids": result.changed, "archived": archived, **asdict(result.counts)}
-            publish(user_topic(user), "archived", data)
+            _tell(user, "archived", data)
     return result
 
 
@@ -204,7 +205,7 @@ def clicked(user: AbstractBaseUser, id: int) -> Change:
                 inbox.write([row], read_at=now)
         result = inbox.change(rows, changed)
         if changed:
-            publish(user_topic(user), "read", {"ids": result.changed, "read": True, **asdict(result.counts)})
+            _tell(user, "read", {"ids": result.changed, "read": True, **asdict(result.counts)})
     return result
 
 
@@ -215,7 +216,7 @@ def mark_seen(user: AbstractBaseUser) -> Change:
             return inbox.change((), ())
         newest = inbox.newest or 0
         changed = inbox.move_mark(newest, read=False)
-        publish(user_topic(user), "seen", {"all": True, "before": newest})
+        _tell(user, "seen", {"all": True, "before": newest})
         return inbox.change((), changed)
 
 
@@ -236,7 +237,7 @@ def read_all(user: AbstractBaseUser, before: int | None = None) -> Change:
         changed = inbox.move_mark(newest, read=True)
         result = inbox.change((), changed)
         data = {"all": True, "before": newest, **asdict(result.counts)}
-        publish(user_topic(user), "read", data)
+        _tell(user, "read", data)
     return result
 
 
@@ -437,6 +438,11 @@ def _acting(user: AbstractBaseUser) -> Iterator[Inbox]:
         inbox = Inbox(user, using)
         inbox.mark = ReadMark.objects.using(using).select_for_update().get(user_id=user.pk)
         yield inbox
+
+
+def _tell(user: AbstractBaseUser, type: str, data: dict[str, Any]) -> None:
+    """Let the other tabs and devices of ``user`` follow."""
+    append([(user_topic(user), type, dumps(data))])
 
 
 def _upsert(receipts: Sequence[Receipt], fields: list[str], using: str) -> None:

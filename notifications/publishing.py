@@ -52,6 +52,7 @@ logger = logging.getLogger("notifications")
 BATCH = 1000
 
 FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
+NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 KIND = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 
 
@@ -106,12 +107,12 @@ def notify_many(users: Iterable[AbstractBaseUser], title: str, body: str = "", *
     :func:`broadcast`, or :func:`notify` with the topic.
     """
     checked = _fields(title, body, **{**DEFAULTS, **_known(fields)})
-    count = 0
+    # All of them first: who can not be notified is found before anything is written, who is named twice is told once.
+    topics = dict.fromkeys(map(topic_name, users))
     with transaction.atomic(using=log.database(), savepoint=False):
-        for topics in _batched(map(topic_name, users), BATCH):
-            _publish_all([Notification(topic=topic, **checked) for topic in dict.fromkeys(topics)])
-            count += len(topics)
-    return count
+        for batch in _batched(topics, BATCH):
+            _publish_all([Notification(topic=topic, **checked) for topic in batch])
+    return len(topics)
 
 
 def broadcast(
@@ -130,7 +131,7 @@ def broadcast(
     :param sender: who sends it, for the record.
     :raises ValueError, TypeError: as :func:`notify`, whose other arguments are taken too (not actor and target).
     """
-    checked = _fields(title, body, **{**DEFAULTS, "kind": "broadcast", **_known(fields)})
+    checked = _fields(title, body, **{**DEFAULTS, "kind": "broadcast", **_known(fields, but=("actor", "target"))})
     row = Broadcast(**{name: value for name, value in checked.items() if name in BROADCAST_FIELDS}, sender=sender)
     users: list[Any] = []
     if isinstance(audience, str):
@@ -218,7 +219,10 @@ def publish(topic: AbstractBaseUser | Group | str, type: str, data: dict[str, An
     """
     if not valid_type(type):
         raise ValueError(f"{type!r} can not be an event's type: a letter, then letters, digits, _ . -, up to 64")
-    log.append([(topic_name(topic), type, _rendered(data))])
+    text = _rendered(data)
+    if reserved := sorted({"seq", "topic"} & data.keys()):
+        raise ValueError(f"data may not have {reserved[0]!r}: the protocol adds it to each event")
+    log.append([(topic_name(topic), type, text)])
 
 
 def notification_payload(notification: Notification) -> dict[str, Any]:
@@ -259,10 +263,11 @@ DEFAULTS: dict[str, Any] = {
 BROADCAST_FIELDS = frozenset({"title", "body", "level", "url", "kind", "data", "tag", "expires_at"})
 
 
-def _known(fields: dict[str, Any]) -> dict[str, Any]:
-    unknown = sorted(fields.keys() - DEFAULTS.keys())
+def _known(fields: dict[str, Any], but: Iterable[str] = ()) -> dict[str, Any]:
+    known = [name for name in DEFAULTS if name not in but]
+    unknown = sorted(fields.keys() - set(known))
     if unknown:
-        raise TypeError(f"unexpected argument {unknown[0]!r}; known are {', '.join(DEFAULTS)}")
+        raise TypeError(f"unexpected argument {unknown[0]!r}; known are {', '.join(known)}")
     return fields
 
 
@@ -317,7 +322,11 @@ def _publish_all(notifications: list[Notification]) -> None:
 def _announce(notifications: list[Notification]) -> None:
     if notification_published.has_listeners(Notification):
         for notification in notifications:
-            notification_published.send_robust(sender=Notification, notification=notification)
+            try:
+                notification_published.send_robust(sender=Notification, notification=notification)
+            except Exception:
+                # Django fails to log the failure of a receiver without a name, and of a callback without one in turn.
+                logger.exception("a receiver of notification_published failed")
 
 
 def _fields(
@@ -343,7 +352,9 @@ def _fields(
     if expires_at is not None and timezone.is_naive(expires_at):
         raise ValueError("expires_at must be an aware datetime (django.utils.timezone.now() + …)")
     check_url(url)
-    _rendered(data or {})
+    # JSON has a word for NUL, PostgreSQL's jsonb can not hold it.
+    if data is not None and NUL_ESCAPE.search(_rendered(data)):
+        raise ValueError("data contains NUL, which not every database stores")
     return {
         "title": title,
         "body": body,

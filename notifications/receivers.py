@@ -64,7 +64,7 @@ def on_groups_changed(sender: Any, instance: Any, action: str, reverse: bool, pk
     """``user.groups.add(group)`` and ``group.user_set.add(user)`` and their opposites."""
     if action == "pre_clear" and reverse:
         # Afterwards nobody could say who was in the group.
-        refresh_access(list(instance.user_set.values_list("pk", flat=True)))
+        refresh_access(members(instance))
     elif action == "post_clear" and not reverse:
         refresh_access([instance])
     elif action in ("post_add", "post_remove") and pk_set:
@@ -76,7 +76,15 @@ def on_groups_changed(sender: Any, instance: Any, action: str, reverse: bool, pk
 
 
 def on_group_deleting(sender: Any, instance: Any, **_: Any) -> None:
-    refresh_access(list(instance.user_set.values_list("pk", flat=True)))
+    refresh_access(members(instance))
+
+
+def members(group: Any) -> list[Any]:
+    """Return the primary keys of a group's users; none with a user model that has no groups."""
+    users = get_user_model()
+    if not hasattr(users, "groups"):
+        return []
+    return list(users._base_manager.filter(groups=group).values_list("pk", flat=True))
 
 
 def connect() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import pytest
+from asgiref.sync import sync_to_async
+from channels.layers import channel_layers
+from django.db import connections
 from playwright.async_api import Browser, async_playwright
 
 from tests.servers import PostgresServer, RedisServer, Site, program
@@ -52,6 +57,28 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     refuse_skip(report)
     return report
+
+
+@pytest.fixture
+async def serving(transactional_db: None) -> AsyncIterator[None]:
+    """For tests that call the application, or a part of it, on their own loop: all that it started ends with them."""
+    from notifications import doorbell, stream
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    channel_layers.backends = {}
+    doorbell.breaker.succeeded()
+    yield
+    if hub := stream._hubs.pop(asyncio.get_running_loop(), None):
+        hub.stop()
+        await asyncio.gather(*hub._tasks, return_exceptions=True)
+        cast(Any, hub.log)._pool.shutdown()
+    for layer in channel_layers.backends.values():
+        if hasattr(layer, "_get_layer"):
+            await layer.flush()  # Closes the connections of this loop.
+    channel_layers.backends = {}
+    await sync_to_async(connections.close_all)()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -206,7 +206,7 @@ def test_what_can_not_be_stored_or_shown_is_refused_before_anything_is_written(
     call: Any, fields: dict[str, Any], alice: User
 ) -> None:
     given = {"title": TITLE, **fields}
-    first: list[Any] = {notify: [alice], notify_many: [[alice]]}.get(call, [])
+    first: list[Any] = [] if call is broadcast else [alice] if call is notify else [[alice]]
     with pytest.raises(ValueError):
         call(*first, **given)
     # The caller's transaction can go on.
@@ -283,8 +283,7 @@ def test_notify_with_a_ring_that_fails(alice: User, caplog: pytest.LogCaptureFix
     assert "ringing failed" in caplog.text
 
 
-@pytest.mark.django_db(transaction=True)
-async def test_anotify() -> None:
+async def test_anotify(serving: None) -> None:
     user = await User.objects.acreate(username="alice")
     row = await anotify(user, TITLE, level="warning")
     assert (await Notification.objects.aget()).pk == row.pk
@@ -409,8 +408,7 @@ def test_broadcast_refuses_what_it_does_not_know(field: str, alice: User) -> Non
     assert nothing_written()
 
 
-@pytest.mark.django_db(transaction=True)
-async def test_abroadcast() -> None:
+async def test_abroadcast(serving: None) -> None:
     row = await abroadcast(TITLE)
     assert row.state == "sent"
     assert await Event.objects.filter(seq=1).acount() == 1

@@ -33,14 +33,18 @@ SUBPROTOCOL = "notifications.v1"
 
 
 class CloseCode:
-    """Why a WebSocket was closed; a client stays away after 4400, 4401 and 4403."""
+    """Why a WebSocket was closed; a client stays away after 4400, 4401 and 4403.
+
+    Only 1000 and the private range: daphne's autobahn refuses to send any other (1001, 1011), and the socket would stay
+    open, silent.
+    """
 
     NORMAL = 1000
-    GOING_AWAY = 1001
     MALFORMED = 4400
     NOT_AUTHENTICATED = 4401
     SLOW = 4408
     TOO_MANY = 4429
+    FAILED = 4500
 
 
 #: Close code for each reason that a stream can end with.
@@ -77,7 +81,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         """Accept, stream, close. An exception must not leave here: the socket would stay open, silent, for ever."""
-        code = CloseCode.GOING_AWAY
+        code = CloseCode.NORMAL
         try:
             shutdown.install(current_hub())
             offered = self.scope.get("subprotocols") or ()
@@ -95,7 +99,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
             return  # The client has gone.
         except Exception:
             logger.exception("a stream failed; its client is asked to return")
-            code = 1011
+            code = CloseCode.FAILED
         await self._close(code)
 
     async def _stream(self) -> int:
@@ -116,7 +120,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
                         # Where send() never waits (daphne), this bounds what a client that does not read can pile up.
                         subscription.end("slow", 0)
             assert subscription.ended is not None
-            return CLOSE_CODES.get(subscription.ended.reason, CloseCode.GOING_AWAY)
+            return CLOSE_CODES.get(subscription.ended.reason, CloseCode.NORMAL)
 
     def _principal(self) -> Principal:
         user = self.scope.get("user")

@@ -1,8 +1,9 @@
 """The hub: one per process and event loop, between the channel layer and the connections (design: idea 3).
 
 It holds one channel of the layer, joins a group when the first local connection needs a topic and leaves some seconds
-after the last has gone, sees to it that each event is handed out once and in order, and reads the log for whatever the
-layer did not bring. It knows no model: what it needs from the database it asks of a :class:`Log`.
+after the last has gone, brings each connection from where its client is to where the log is, and asks again and again
+who may still read. It knows no model; what it needs from the database it asks of a
+:class:`~notifications.follower.Log`.
 
 =============  ======================================================================================================
 task           what it does
@@ -25,14 +26,12 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
-from datetime import datetime
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from . import doorbell
 from .batch import Batch
 from .cursor import InvalidCursor, Position, parse_cursor
-from .envelope import log_envelope
+from .follower import Follower, Log
 from .link import Link
 from .settings import conf
 from .signals import hub_changed, stream_closed, stream_opened
@@ -48,7 +47,6 @@ READY_TIMEOUT = 10.0
 LINGER = 10.0
 #: Groups are joined again this often: the core layer forgets them by age.
 REJOIN_INTERVAL = 60.0
-READ_AT_ONCE = 200
 
 
 class NotAuthorized(Exception):
@@ -59,33 +57,23 @@ class HubFull(Exception):
     """This process has as many streams as ``STREAMS_PER_PROCESS`` allows."""
 
 
-class Log(Protocol):
-    """What the hub asks of the database; see :class:`notifications.reader.Reader`."""
-
-    async def authorize(self, principals: Sequence[Any]) -> dict[Any, Any]: ...
-    async def heads(self, names: Sequence[str]) -> dict[str, Any]: ...
-    async def read(self, topic: str, after: int, limit: int) -> Sequence[tuple[int, str, str]]: ...
-    async def advanced(self, mark: datetime | None) -> tuple[Sequence[Any], datetime | None]: ...
-    async def tidy(self) -> None: ...
-
-
 class Hub:
     """See the module. Create it on the loop that it is to serve, and :meth:`start` it."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
         self.loop = asyncio.get_running_loop()
-        self.topics: dict[str, TopicState] = {}
+        self.follower = Follower(log, self._spawn, self._on_event)
+        self.topics = self.follower.topics
         self.subscriptions: dict[Subscription, None] = {}
         self.by_user: dict[Any, dict[Subscription, None]] = defaultdict(dict)
         self.link = Link(self._on_message, self._on_link_changed)
         self.closing = False
         self.restarts = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._authorizations: Batch[Any, Any] = Batch(self._authorize_all, 500)
-        self._heads: Batch[str, Any] = Batch(self._read_heads, 500)
-        self._reads: dict[tuple[str, int], asyncio.Task[list[LiveEvent]]] = {}
         self._joins: list[TopicState] = []
+        self._undelivered: set[TopicState] = set()
         self._link_work = asyncio.Event()
         self._rejoin_at = 0.0
 
@@ -158,6 +146,7 @@ class Hub:
             connection=secrets.token_urlsafe(9),
             transport=transport,
             topics=access.topics,
+            muted=access.muted,
             malformed=malformed,
             queue_events=conf.queue_events,
             queue_bytes=conf.queue_bytes,
@@ -266,7 +255,7 @@ class Hub:
             return []
         if (mark.epoch and mark.epoch != state.epoch) or mark.seq > state.seen:
             # The client knows more than this process does, or lives in another epoch: the log decides.
-            await self._refresh(state)
+            await self.follower.refresh(state)
             if mark.epoch and mark.epoch != state.epoch:
                 subscription.marks[state] = state.here()
                 return [(state, "epoch")]
@@ -274,7 +263,7 @@ class Hub:
                 subscription.marks[state] = state.here()
                 return [(state, "ahead")]
             return []
-        events = [event for event in await self._events_after(state, mark.seq) if event.seq <= state.seen]
+        events = [event for event in await self.follower.events_after(state, mark.seq) if event.seq <= state.seen]
         if not events or events[0].seq != mark.seq + 1 or events[0].mark.epoch != state.epoch:
             if subscription.marks[state].seq >= state.seen or (events and events[0].mark.epoch != state.epoch):
                 return []  # A new epoch came in while we read; look again.
@@ -283,27 +272,7 @@ class Hub:
         subscription.marks[state] = events[-1].mark
         return list(events)
 
-    async def _events_after(self, state: TopicState, seq: int) -> list[LiveEvent]:
-        """Return the next events of a topic, from memory if they are recent; one read serves all who ask for them."""
-        if seq < state.seen and state.recent and state.recent[0].seq <= seq + 1:
-            return [event for event in state.recent if event.seq > seq]
-        key = (state.name, seq)
-        task = self._reads.get(key)
-        if task is None:
-            task = self._reads[key] = self._spawn(self._read(state, seq), "read")
-            task.add_done_callback(partial(self._read_done, key))
-        return await asyncio.shield(task)
-
-    def _read_done(self, key: tuple[str, int], task: asyncio.Task[list[LiveEvent]]) -> None:
-        self._reads.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # Those who asked may all be gone.
-
-    async def _read(self, state: TopicState, after: int) -> list[LiveEvent]:
-        rows = await self.log.read(state.name, after, READ_AT_ONCE)
-        return [LiveEvent(state, seq, log_envelope(state.name, seq, type, payload)) for seq, type, payload in rows]
-
-    # ---------------------------------------------------------------- in: hints, heads, holes
+    # ---------------------------------------------------------------- the link to the layer
 
     def _on_message(self, message: dict[str, Any]) -> None:
         state = self.topics.get(message.get("topic", ""))
@@ -311,94 +280,13 @@ class Hub:
             return
         if message.get("recheck"):
             self._recheck_soon(state)
-        elif not state.known:
-            state.hinted = max(state.hinted, message["seq"])
         else:
-            self._on_hint(state, message["epoch"], message["seq"], message["events"])
+            self.follower.hint(state, message["epoch"], message["seq"], message["events"])
 
-    def _on_hint(self, state: TopicState, epoch: str, seq: int, events: Sequence[Sequence[Any]]) -> None:
-        if state.epoch != epoch:
-            # A topic that is new here, or began a new life: which of two epochs is the newer one only the log can tell.
-            self._repair(state, seq)
-            return
-        for number, type, payload in events:
-            if number == state.seen + 1:
-                self._hand_out(LiveEvent(state, number, log_envelope(state.name, number, type, payload)))
-        if seq > state.seen:
-            self._repair(state, seq)
-
-    def _hand_out(self, event: LiveEvent) -> None:
-        """The next event of its topic, to everybody who reads it. Can not stall: nobody is waited for."""
-        state = event.state
-        state.seen = event.seq
-        state.seen_at = self.loop.time()
-        state.recent.append(event)
-        for subscription in tuple(state.subscriptions):
-            subscription.push(event)
-
-    def _on_head(self, state: TopicState, head: Any, read_at: float) -> bool:
-        """Compare with where the log stands; return whether there is something to read.
-
-        :param read_at: loop time before the query was sent.
-        """
-        if state.id is None:
-            state.id, state.epoch = head.id, head.epoch
-        elif head.epoch != state.epoch or (head.seq < state.seen and read_at > state.seen_at):
-            # A new life, or the same one restored from an older dump: everybody fetches the inbox again.
-            self._begin_anew(state, head)
-            return False
-        return bool(head.seq > state.seen)
-
-    def _begin_anew(self, state: TopicState, head: Any) -> None:
-        state.id, state.epoch, state.seen, state.seen_at = head.id, head.epoch, head.seq, self.loop.time()
-        state.hinted = 0
-        state.recent.clear()
-        for subscription in tuple(state.subscriptions):
-            subscription.fall_back()
-
-    def _repair(self, state: TopicState, seq: int) -> None:
-        """There are events up to ``seq`` that the layer did not bring: read them once, for everybody."""
-        state.hinted = max(state.hinted, seq)
-        if not state.repairing:
-            state.repairing = True
-            self._spawn(self._read_missing(state), "repair")
-
-    async def _read_missing(self, state: TopicState) -> None:
-        try:
-            hinted = -1
-            while hinted != state.hinted:  # Hints that came while we read were not handed out.
-                hinted = state.hinted
-                await self._refresh(state)
-        except Exception:
-            logger.exception("reading %s failed; tried again within seconds", state.name)
-        finally:
-            state.repairing = False
-
-    async def _refresh(self, state: TopicState) -> None:
-        """Bring a topic to where the log stands now."""
-        read_at = self.loop.time()
-        head = await self._heads.get(state.name)
-        if head is None or not self._on_head(state, head, read_at):
-            return
-        while state.seen < head.seq and state.epoch == head.epoch:
-            events = await self._events_after(state, state.seen)
-            fresh = [event for event in events if event.seq > state.seen and event.mark.epoch == state.epoch]
-            if not fresh or fresh[0].seq != state.seen + 1:
-                if state.seen >= head.seq or (events and not fresh):
-                    continue  # Somebody else brought them meanwhile.
-                # Trimmed away below us: each connection finds out for itself what it has missed.
-                state.seen, state.seen_at = head.seq, self.loop.time()
-                state.recent.clear()
-                for subscription in tuple(state.subscriptions):
-                    subscription.fall_back()
-                return
-            for event in fresh:
-                self._hand_out(event)
-
-    async def _read_heads(self, names: list[str]) -> dict[str, Any]:
-        return await self.log.heads(names)
-
-    # ---------------------------------------------------------------- the link to the layer
+    def _on_event(self, event: LiveEvent) -> None:
+        if event.envelope.type == "preferences":
+            # What is muted is asked again; through the log, so that it takes effect without a channel layer, too.
+            self._recheck_soon(event.state)
 
     def _use(self, name: str) -> TopicState:
         state = self.topics.get(name)
@@ -441,17 +329,7 @@ class Hub:
     async def _join(self, states: Sequence[TopicState]) -> None:
         if self.link.up and not doorbell.breaker.is_open:
             await self._confirm(states)
-        read_at = self.loop.time()
-        heads = await self._heads.get_many([state.name for state in states])
-        for state in states:
-            head = heads.get(state.name)
-            if head is not None:
-                state.id, state.epoch, state.seen, state.seen_at = head.id, head.epoch, head.seq, read_at
-            state.known = True
-            if not state.ready.done():
-                state.ready.set_result(None)
-            if state.hinted > state.seen:
-                self._repair(state, state.hinted)
+        await self.follower.begin(states)
 
     async def _confirm(self, states: Sequence[TopicState]) -> bool:
         confirmed = await self.link.join([state.name for state in states])
@@ -479,11 +357,7 @@ class Hub:
         self.link.set_up(True)
         if not was_up:
             # What came while we were deaf is found now, not when a later hint or poll shows a hole.
-            read_at = self.loop.time()
-            heads = await self._heads.get_many([state.name for state in states])
-            for state in states:
-                if (head := heads[state.name]) is not None and self._on_head(state, head, read_at):
-                    self._repair(state, head.seq)
+            await self.follower.check(states)
 
     def _on_link_changed(self, up: bool) -> None:
         if not up:
@@ -494,18 +368,9 @@ class Hub:
     # ---------------------------------------------------------------- the safety net
 
     async def _watch(self) -> None:
-        mark: datetime | None = None
         while True:
             try:
-                if not self.topics:
-                    mark = None
-                else:
-                    read_at = self.loop.time()
-                    heads, mark = await self.log.advanced(mark)
-                    for head in heads:
-                        state = self.topics.get(head.name)
-                        if state is not None and state.known and self._on_head(state, head, read_at):
-                            self._repair(state, head.seq)
+                await self.follower.check_advanced()
                 await self.log.tidy()
             except Exception as error:
                 logger.warning("the safety poll failed (%r); tried again", error)
@@ -524,7 +389,10 @@ class Hub:
                 await self._recheck_these(everybody[start : start + 500])
 
     async def _recheck_these(self, subscriptions: Sequence[Subscription]) -> None:
-        """End the streams of those who may not read any more; let those return whose topics changed."""
+        """End the streams of those who may not read any more; let those return whose topics changed.
+
+        What somebody muted changes in place.
+        """
         try:
             answer = await self._authorizations.get_many({s.principal for s in subscriptions})
         except Exception as error:
@@ -536,3 +404,5 @@ class Hub:
                 subscription.end("revoked", None)
             elif access.topics != subscription.topics:
                 subscription.end("access", 0)
+            else:
+                subscription.muted = access.muted

@@ -11,13 +11,14 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "notifications"
 #: From the bottom to the top; a module imports only from its own layer and from those before it.
 LAYERS = {
-    "pure": {"settings", "cursor", "sse", "envelope", "signals", "failpoints", "batch", "origin"},
+    "pure": {"settings", "kinds", "cursor", "sse", "envelope", "signals", "failpoints", "batch", "origin"},
     "log": {
-        *("models", "access", "doorbell", "log", "publishing", "binding", "broadcasts", "receivers", "inbox", "reader")
+        *("models", "access", "doorbell", "log", "publishing", "binding", "broadcasts", "receivers", "inbox", "reader"),
+        "preferences",
     },
-    "hub": {"subscription", "link", "hub"},
+    "hub": {"subscription", "link", "follower", "hub"},
     "stream": {"stream", "shutdown", "handover"},
-    "view": {"views", "consumers", "polling", "inbox_views", "forms"},
+    "view": {"views", "consumers", "polling", "inbox_views", "preference_views", "mixins", "forms"},
     "site": {"urls", "routing", "asgi", "admin", "apps", "checks", "templatetags", "management"},
 }
 ORDER = list(LAYERS)

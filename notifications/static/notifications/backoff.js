@@ -4,12 +4,10 @@
  * Without the jitter, all browsers of a site come back in the same instant after a restart, and do so again each time.
  */
 export class Backoff {
-  /** @param {{ base?: number, cap?: number, random?: () => number }} [options] milliseconds */
   constructor({ base = 1000, cap = 30_000, random = Math.random } = {}) {
     Object.assign(this, { base, cap, random, attempt: 0 });
   }
 
-  /** Return the milliseconds to wait before the next attempt, and count it. */
   next() {
     return this.random() * Math.min(this.cap, this.base * 2 ** Math.min(this.attempt++, 30));
   }
@@ -19,7 +17,7 @@ export class Backoff {
   }
 }
 
-/** Return what a Retry-After header asks for in milliseconds: seconds or a date; null when it says nothing usable. */
+/** Return what a Retry-After header asks for, in milliseconds. */
 export function retryAfter(value, now = Date.now()) {
   if (!value) return null;
   if (/^\s*\d+\s*$/.test(value)) return Number(value) * 1000;

@@ -1,5 +1,5 @@
 /**
- * The client of `notifications`: one stream of events, whatever carries it.
+ * The client of `notifications`: one stream of events, whatever carries it. The whole of it is in notifications.d.ts.
  *
  *     import { connect } from "/static/notifications/notifications.js";
  *     const client = connect();                       // what the page's <notification-bell> says
@@ -45,12 +45,7 @@ function order(transport, transports = WAYS) {
   return [transport];
 }
 
-/**
- * Open the stream of the person who is logged in, or share the one that this page, or another tab, has open.
- *
- * @param {import("./notifications.js").ConnectOptions} [options]
- * @returns {NotificationClient}
- */
+/** Open the stream of the person who is logged in, or share what the page or another tab has open. */
 export function connect(options) {
   if (!options?.streamURL && !options?.eventsURL && !options?.socketURL) {
     const element = globalThis.document?.querySelector("[stream-url]");
@@ -107,12 +102,10 @@ export class NotificationClient extends EventTarget {
     else signal?.addEventListener("abort", () => this.close(), { once: true });
   }
 
-  /** CONNECTING (0), OPEN (1) or CLOSED (2), as with EventSource. */
   get readyState() {
     return this.#closed ? this.#session.state.readyState : CLOSED;
   }
 
-  /** How this page is connected: transport, since when, why it fell back, when it tries again … */
   get state() {
     return this.#session.state;
   }
@@ -125,7 +118,6 @@ export class NotificationClient extends EventTarget {
     return this.#session.cursor;
   }
 
-  /** Whether to stay connected while nobody looks, for who wants to be told by sound or system. */
   get stayAwake() {
     return this.#session.stayAwake;
   }
@@ -134,10 +126,7 @@ export class NotificationClient extends EventTarget {
     this.#session.stayAwake = value;
   }
 
-  /**
-   * Call `fn(data, envelope)` for each event of a type, or notification of a kind; `order.*` takes all kinds that begin so.
-   * @returns a function that ends it
-   */
+  /** Call `fn(data, envelope)` for a type of event or kind of notification, or all that begin so (`order.*`). */
   on(name, fn, { signal } = {}) {
     if (!name.endsWith("*")) this.#session.listen(name);
     const prefix = name.endsWith("*") ? name.slice(0, -1) : null;
@@ -154,7 +143,6 @@ export class NotificationClient extends EventTarget {
     super.addEventListener(type, ...rest);
   }
 
-  /** Each event from now on, as `{type, cursor, data}`, until the client is closed. */
   async *[Symbol.asyncIterator]() {
     const queue = [];
     let wake = () => {};
@@ -173,7 +161,6 @@ export class NotificationClient extends EventTarget {
     }
   }
 
-  /** Have this tab carried by `transport`: "sse", "websocket", "polling", or "auto" for the best that gets through. */
   use(transport) {
     this.#session.use(order(transport, this.#transports));
   }

@@ -1,8 +1,4 @@
-/**
- * The event stream parser of the HTML standard (§9.2.6), free of I/O: bytes in, events out.
- *
- * @see https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
- */
+/** The event stream parser of the HTML standard (§9.2.6), free of I/O: bytes in, events out. */
 export class SSEParser {
   #decoder = new TextDecoder(); // also drops one leading byte order mark
   #line = "";
@@ -12,10 +8,6 @@ export class SSEParser {
   #id = "";
   #port;
 
-  /**
-   * @param {{ event(type: string, id: string, data: string): void, retry?(ms: number): void }} port
-   * @param {string} [id] the last event id of the stream that is being resumed
-   */
   constructor(port, id = "") {
     this.#port = port;
     this.#id = id;

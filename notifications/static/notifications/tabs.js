@@ -5,8 +5,8 @@
  * the living. A holder that hangs or was frozen with the lock in its hand does not answer a ping; then the lock is taken
  * from it. A BroadcastChannel carries what the holder hears to the others.
  */
-const PING_MS = 5000;
-const ANSWER_MS = 1000;
+const PING_MS = 2000;
+const ANSWER_MS = 1500;
 
 /** Whether tabs can share here: Web Locks exist in secure contexts only. */
 export const canShare = (env) => Boolean(env.locks && env.BroadcastChannel);

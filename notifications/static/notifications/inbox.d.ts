@@ -1,0 +1,38 @@
+import type { ConnectOptions, Notification, NotificationClient } from "./notifications.js";
+
+export type Action = "read" | "unread" | "archive" | "unarchive" | "clicked";
+export interface Item extends Notification {
+  read: boolean;
+  seen: boolean;
+  archived: boolean;
+}
+
+/** Counts stop here: "more than 99". */
+export const MANY: 100;
+
+/**
+ * What a page knows of a person's inbox. What the person does shows at once, is told to the server when there is a
+ * line, also after the tab was closed, and is taken back if the server refuses.
+ *
+ * Events: `change` (detail: added, changed, removed), `counts`, `reset` (load again), `rejected`.
+ */
+export class Inbox extends EventTarget {
+  constructor(client: NotificationClient, options: ConnectOptions & { unread?: number; unseen?: number });
+  readonly items: Map<number, Item>;
+  readonly kinds: string[];
+  readonly unread: number | null;
+  readonly unseen: number | null;
+  /** How many actions the server has not confirmed. */
+  readonly pending: number;
+  /** Load a page of the inbox, or the one that `next` names; rejects when there is no answer. */
+  load(view?: {
+    status?: "all" | "unread" | "archived";
+    kind?: string;
+    next?: string | null;
+  }): Promise<{ ids: number[]; next: string | null }>;
+  act(action: Action, ids: number[]): void;
+  readAll(): void;
+  /** The person has looked: nothing is new any more, though it may be unread. */
+  see(): void;
+  close(): void;
+}

@@ -192,7 +192,17 @@ def test_origins_well_formed(settings: Any, origin: str) -> None:
     assert ids() == []
 
 
-@pytest.mark.parametrize("kinds", [{"order.shipped": "Shipped"}, {"order shipped": {}}, {7: {}}, {"": {}}])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        {"order.shipped": "Shipped"},
+        {"order shipped": {}},
+        {7: {}},
+        {"": {}},
+        {"order.shipped": {"lable": "Shipped"}},
+        {"order.shipped": {"mandatory": "no"}},
+    ],
+)
 def test_kinds_malformed(settings: Any, kinds: dict[Any, Any]) -> None:
     settings.NOTIFICATIONS = {"KINDS": kinds}
     assert only().id == "notifications.E009"

@@ -21,6 +21,8 @@ CURSOR_PART = 32
 #: Bytes of an ``ack`` frame around the cursor.
 ACK_FRAME = 32
 ORIGIN = re.compile(r"https?://(\*\.)?([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:\d{1,5})?", re.IGNORECASE)
+#: What may be said of a kind.
+ABOUT_KIND = ("label", "description", "mandatory")
 KIND = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 
 
@@ -111,12 +113,15 @@ def check_kinds() -> Iterator[CheckMessage]:
     kinds: Mapping[Any, object] = conf.kinds
     for kind, about in kinds.items():
         if not isinstance(kind, str) or not KIND.fullmatch(kind) or not isinstance(about, Mapping):
-            hint = 'Write "KINDS": {"order.shipped": {"label": "Shipped orders", "description": "…"}}.'
-            yield Error(
-                f'NOTIFICATIONS["KINDS"] has {kind!r}, which is not a dotted name with a dict behind it.',
-                hint=hint,
-                id="notifications.E009",
-            )
+            problem = f"{kind!r}, which is not a dotted name with a dict behind it"
+        elif unknown := [name for name in about if name not in ABOUT_KIND]:
+            problem = f"{kind!r} with {unknown[0]!r}, which means nothing"
+        elif not isinstance(about.get("mandatory", False), bool):
+            problem = f"{kind!r} with a mandatory that is neither True nor False"
+        else:
+            continue
+        hint = 'Write "KINDS": {"order.shipped": {"label": "Shipped orders", "description": "…", "mandatory": False}}.'
+        yield Error(f'NOTIFICATIONS["KINDS"] has {problem}.', hint=hint, id="notifications.E009")
 
 
 def check_limits() -> Iterator[CheckMessage]:

@@ -181,6 +181,7 @@ test("bye without a time to come back is the end", async () => {
 });
 
 for (const [info, reason] of [
+  [{ status: 400, reason: "HTTP 400" }, "malformed"],
   [{ status: 401, reason: "HTTP 401" }, "unauthorized"],
   [{ status: 403, reason: "HTTP 403" }, "forbidden"],
   [{ code: 4400, reason: "closed" }, "malformed"],

@@ -71,6 +71,22 @@ test("all read elsewhere, up to an id: what came after stays unread", async () =
   assert.deepEqual([[1, 2, 3].map((id) => inbox.items.get(id).read), counts()], [[true, true, false], [1, 1]]);
 });
 
+test("the counts that an event brings are believed", async () => {
+  serve([row(1), row(2)]);
+  await inbox.load();
+  say("read", { ids: [1], read: true, unread: 7, unseen: 4 });
+  assert.deepEqual(counts(), [7, 4]);
+  say("archived", { ids: [2], archived: true, unread: 6, unseen: 3 });
+  assert.deepEqual(counts(), [6, 3]);
+});
+
+test("other preferences: the inbox is to be loaded again", () => {
+  let resets = 0;
+  inbox.addEventListener("reset", () => (resets += 1));
+  say("preferences", { muted: ["sale"], unread: 1, unseen: 0 });
+  assert.deepEqual([counts(), resets], [[1, 0], 1]);
+});
+
 test("seen elsewhere empties the badge and reads nothing", async () => {
   serve([row(1)]);
   await inbox.load();

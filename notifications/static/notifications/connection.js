@@ -14,7 +14,7 @@ const READY_MS = 3000; // without `ready` by then, something between holds the s
 const STEADY_MS = 5000; // a connection that lived this long clears the record of failures
 const RETURN_MS = [30_000, 900_000]; // after falling back: first and longest wait before a better way is tried
 const FINAL_CODES = { 4400: "malformed", 4401: "unauthorized", 4403: "forbidden" };
-const FINAL_STATUS = { 401: "unauthorized", 403: "forbidden" };
+const FINAL_STATUS = { 400: "malformed", 401: "unauthorized", 403: "forbidden" };
 // What speaks against the way taken, and not against the server or the line.
 const WAY_BLOCKED = new Set(["silent", "refused", "blocked", "HTTP 404", "HTTP 405", "HTTP 501"]);
 

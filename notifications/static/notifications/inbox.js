@@ -48,7 +48,7 @@ export class Inbox extends EventTarget {
     this.unread = options.unread ?? null;
     this.unseen = options.unseen ?? null;
     const { signal } = this.#over;
-    for (const type of ["notification", "read", "seen", "archived", "recalled"]) {
+    for (const type of ["notification", "read", "seen", "archived", "recalled", "preferences"]) {
       client.addEventListener(type, ({ detail }) => this.#heard(type, detail), { signal });
     }
     client.addEventListener("ready", ({ detail }) => this.#ready(detail), { signal });
@@ -149,6 +149,11 @@ export class Inbox extends EventTarget {
   #apply(type, data) {
     if (type === "notification") return this.#add(data);
     if (type === "recalled") return this.#remove(data.ids);
+    if (type === "preferences") {
+      // What was muted is gone from the inbox, and what is not any more is back in it.
+      this.#count(data);
+      return this.dispatchEvent(new CustomEvent("reset"));
+    }
     const effect =
       type === "read"
         ? { read: data.read !== false, ...(data.read !== false && { seen: true }) }
@@ -159,8 +164,8 @@ export class Inbox extends EventTarget {
     this.#change(ids, effect);
     // What the person did a moment ago is in our count, and not yet in that one.
     if (this.pending) return;
-    if (typeof data.unread === "number") this.#count({ unread: data.unread });
-    if (data.all) this.#count({ unseen: [...this.items.values()].filter((i) => !i.seen && counted(i)).length });
+    const unseen = data.all ? [...this.items.values()].filter((item) => !item.seen && counted(item)).length : this.unseen;
+    this.#count({ unread: data.unread, unseen: data.unseen ?? unseen });
   }
 
   #add({ cursor: _, seq: __, ...data }) {
@@ -224,7 +229,8 @@ export class Inbox extends EventTarget {
       // The answer may have been written before these happened; applying them again changes nothing if it was not.
       if (type === "notification" && !listed.has(data.id)) [unread, unseen] = [plus(unread, 1), plus(unseen, 1)];
       else if (type !== "notification") this.#apply(type, data);
-      if (typeof data.unread === "number") unread = data.unread;
+      unread = data.unread ?? unread;
+      unseen = data.unseen ?? unseen;
     }
     for (const { all, action, ids } of this.#outbox.all) {
       const targets = all ? [...listed] : ids.filter((id) => listed.has(id));

@@ -22,14 +22,27 @@ export interface Notification<Data = Record<string, unknown>> {
   seq?: number;
 }
 
+/** How many are unread and how many are new; 100 means "more than 99". */
+export interface Counts {
+  unread: number;
+  unseen: number;
+}
+
 /** The data of each type of event; a site adds its own by declaration merging. */
 export interface NotificationEvents {
   ready: { cursor: string; unread: number | null; heartbeat: number; connection: string; transport: Transport };
   notification: Notification;
-  read: { ids: number[]; read: boolean; unread: number } | { all: true; before: number; unread: number };
+  read: ({ ids: number[]; read: boolean } | { all: true; before: number }) & Counts;
   seen: { all: true; before: number };
-  archived: { ids: number[]; archived: boolean; unread: number };
+  archived: { ids: number[]; archived: boolean } & Counts;
   recalled: { ids: number[] };
+  preferences: {
+    muted: string[];
+    transport: Transport | "auto";
+    toasts: boolean;
+    sound: boolean;
+    system: boolean;
+  } & Counts;
   /** Events were missed: what is shown has to be loaded again. */
   reset: { topic: string; reason: string };
   heartbeat: Record<string, never>;

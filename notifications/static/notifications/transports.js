@@ -19,7 +19,7 @@ const ACK_MS = 1000;
 const ACK_LEAST_MS = 60; // under the server's 20 frames a second, also while much is being replayed
 
 /** The protocol's own types and those of the inbox; EventSource hears only types it was told of. */
-export const TYPES = "ready notification read seen archived recalled reset heartbeat bye error".split(" ");
+export const TYPES = "ready notification read seen archived recalled preferences reset heartbeat bye error".split(" ");
 
 export function withCursor(url, cursor, base = globalThis.location?.href) {
   const result = new URL(url, base);

@@ -18,7 +18,7 @@ from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.views.decorators.http import require_GET
 
-from . import handover, sse
+from . import handover, shutdown, sse
 from .access import Principal, principal_of
 from .envelope import bye
 from .hub import HubFull, NotAuthorized
@@ -145,6 +145,7 @@ async def _stream_by_itself(principal: Principal, cursor: str | None) -> AsyncIt
 
     The request lasts as long as the stream; what it would hold is given back first.
     """
+    shutdown.install(current_hub())
     await sync_to_async(_close_connections)()
     _release_thread()
     try:

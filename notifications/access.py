@@ -26,7 +26,8 @@ from django.utils.crypto import constant_time_compare
 from django.utils.module_loading import import_string
 
 from .cursor import Position, format_cursor
-from .models import TOPIC_NAME_LENGTH, Membership, Topic
+from .kinds import mutable
+from .models import TOPIC_NAME_LENGTH, Membership, Preference, Topic
 from .settings import conf
 
 __all__ = [
@@ -67,10 +68,14 @@ class Principal(NamedTuple):
 
 @dataclass(frozen=True)
 class Access:
-    """What one principal may read now: topic names in a fixed order, and the numbers some of them begin after."""
+    """What one principal may read now: topic names in a fixed order, and the numbers some of them begin after.
+
+    ``muted`` are the kinds of notifications that they do not want.
+    """
 
     topics: tuple[str, ...]
     since: dict[str, int] = field(default_factory=dict)
+    muted: frozenset[str] = frozenset()
 
 
 def user_topic(user: AbstractBaseUser | Any) -> str:
@@ -114,7 +119,8 @@ def authorize(principals: Sequence[Principal]) -> dict[Principal, Access | None]
     """Return what each principal may read now; None for those whom nothing may be sent to any more.
 
     Asks at the start of a stream and again while it is open: the user exists and is active, the session was neither
-    ended nor outdated by a new password. Four queries, however many principals (and those of the site's function).
+    ended nor outdated by a new password. Four queries, however many principals, one more on a site that lets people
+    mute kinds, and those of the site's function.
     """
     users = get_user_model()._default_manager.in_bulk({principal.user for principal in principals})
     sessions = _live_sessions({principal.session for principal in principals if principal.session})
@@ -131,10 +137,12 @@ def authorize(principals: Sequence[Principal]) -> dict[Principal, Access | None]
     since: dict[Any, dict[str, int]] = defaultdict(dict)
     for user_pk, topic, number in Membership.objects.filter(user_id__in=pks).values_list("user_id", "topic", "since"):
         since[user_pk][topic] = number
+    muted = _muted(pks)
     answer: dict[Principal, Access | None] = dict.fromkeys(principals)
     for principal in valid:
         topics = _topics(users[principal.user], groups[principal.user])
-        answer[principal] = Access(topics, {name: since[principal.user].get(name, 0) for name in topics})
+        begin = {name: since[principal.user].get(name, 0) for name in topics}
+        answer[principal] = Access(topics, begin, muted.get(principal.user, frozenset()))
     return answer
 
 
@@ -191,6 +199,14 @@ def _group_pks(user_pks: Iterable[Any]) -> dict[Any, list[Any]]:
         for user_pk, group_pk in rows.order_by("pk").values_list(users, groups.field.m2m_reverse_name()):
             answer[user_pk].append(group_pk)
     return answer
+
+
+def _muted(user_pks: Iterable[Any]) -> dict[Any, frozenset[str]]:
+    """Return the kinds that each user muted, without those who muted none; no query where nothing can be muted."""
+    if not mutable():
+        return {}
+    rows = Preference.objects.filter(user_id__in=user_pks)
+    return {row.pk: muted for row in rows if (muted := row.muted_kinds)}
 
 
 def _live_sessions(keys: set[str]) -> set[str]:

@@ -18,7 +18,7 @@ __all__ = ["CONTROL_TYPES", "INBOX_TYPES", "Envelope", "bye", "control", "dumps"
 #: Types the protocol itself uses; a site's own events may not pretend to be one.
 CONTROL_TYPES = frozenset({"ready", "reset", "heartbeat", "bye", "error"})
 #: Types by which clients keep their copy of the inbox.
-INBOX_TYPES = frozenset({"notification", "read", "seen", "archived", "recalled"})
+INBOX_TYPES = frozenset({"notification", "read", "seen", "archived", "recalled", "preferences"})
 TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
@@ -49,6 +49,11 @@ class Envelope:
     def size(self) -> int:
         """Bytes of the event on the wire, cursor aside."""
         return len(self.sse_tail)
+
+    @cached_property
+    def kind(self) -> str:
+        """The kind of a notification, which its reader may have muted; empty for any other event."""
+        return str(json.loads(self.data)["kind"]) if self.type == "notification" else ""
 
     @cached_property
     def sse_tail(self) -> bytes:

@@ -3,9 +3,10 @@
 Querysets and domain functions, no HTTP. Three rules carry everything:
 
 - *Readable* is what the person's topics hold since they joined; *visible* is that without what was recalled, has
-  expired, or was replaced by a newer notification with the same topic and tag. All of it is worked out when the inbox
-  is read, so that publishing locks and updates nothing. What was replaced stays so, even when its successor is
-  recalled or expires: news that was overtaken must not come back.
+  expired, was replaced by a newer notification with the same topic and tag, or is of a kind that they muted. All of it
+  is worked out when the inbox is read, so that publishing locks and updates nothing. What was replaced stays so, even
+  when its successor is recalled or expires: news that was overtaken must not come back. What was muted comes back
+  when it is not any more.
 - *Read* and *seen* are told by the person's :class:`~notifications.models.Receipt` for the notification if there is
   one, and otherwise by their :class:`~notifications.models.ReadMark`. A receipt therefore always holds the whole state,
   and a receipt without ``read_at`` keeps a row unread below the mark.
@@ -32,8 +33,9 @@ from django.utils import timezone
 
 from .access import EVERYONE, topics_for, user_topic
 from .envelope import dumps
+from .kinds import mutable
 from .log import append, database
-from .models import Membership, Notification, ReadMark, Receipt
+from .models import Membership, Notification, Preference, ReadMark, Receipt
 from .publishing import check_url, notification_payload
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "Page",
     "Row",
     "Status",
+    "acting",
     "archive",
     "as_json",
     "clicked",
@@ -128,7 +131,8 @@ def readable(user: AbstractBaseUser) -> QuerySet[Notification]:
 
 
 def visible(user: AbstractBaseUser) -> QuerySet[Notification]:
-    """Return what belongs in the inbox of ``user`` now, archived rows included. Two queries find out what that is."""
+    """Return what belongs in the inbox of ``user`` now, archived rows included. Two queries find out what that is,
+    three on a site that lets people mute kinds."""
     return Inbox(user).visible
 
 
@@ -169,7 +173,7 @@ def as_json(row: Row) -> dict[str, Any]:
 
 def mark_read(user: AbstractBaseUser, ids: Iterable[int], read: bool = True) -> Change:
     """Mark these notifications read, or unread again. Publishes ``read``."""
-    with _acting(user) as inbox:
+    with acting(user) as inbox:
         rows = inbox.find(ids)
         changed = [row for row in rows if row.read != read]
         inbox.write(changed, read_at=timezone.now() if read else None)
@@ -181,7 +185,7 @@ def mark_read(user: AbstractBaseUser, ids: Iterable[int], read: bool = True) -> 
 
 def archive(user: AbstractBaseUser, ids: Iterable[int], archived: bool = True) -> Change:
     """Put these notifications into the archive, or back into the inbox as they were. Publishes ``archived``."""
-    with _acting(user) as inbox:
+    with acting(user) as inbox:
         rows = inbox.find(ids)
         changed = [row for row in rows if row.archived != archived]
         inbox.write(changed, archived_at=timezone.now() if archived else None)
@@ -194,7 +198,7 @@ def archive(user: AbstractBaseUser, ids: Iterable[int], archived: bool = True) -
 
 def clicked(user: AbstractBaseUser, id: int) -> Change:
     """Note that ``user`` followed the notification's link, the first time; that reads it. Publishes ``read``."""
-    with _acting(user) as inbox:
+    with acting(user) as inbox:
         rows = inbox.find([id])
         now = timezone.now()
         changed = [row for row in rows if not row.read]
@@ -211,7 +215,7 @@ def clicked(user: AbstractBaseUser, id: int) -> Change:
 
 def mark_seen(user: AbstractBaseUser) -> Change:
     """Note that ``user`` has looked at the inbox, so that its badge begins anew. Publishes ``seen``."""
-    with _acting(user) as inbox:
+    with acting(user) as inbox:
         if not inbox.unseen.exists():
             return inbox.change((), ())
         newest = inbox.newest or 0
@@ -225,7 +229,7 @@ def read_all(user: AbstractBaseUser, before: int | None = None) -> Change:
 
     :param before: only ids up to and including this one: what the person had on the screen. Default: all.
     """
-    with _acting(user) as inbox:
+    with acting(user) as inbox:
         parts = inbox.parts("unread")
         if before is not None:
             parts = [part.filter(pk__lte=before) for part in parts]
@@ -275,6 +279,17 @@ class Inbox:
         return mark or ReadMark(user_id=self.user.pk)
 
     @cached_property
+    def preference(self) -> Preference:
+        """What this person chose, or the defaults."""
+        row = Preference.objects.using(self.using).filter(user_id=self.user.pk).first()
+        return row or Preference(user_id=self.user.pk)
+
+    @property
+    def muted(self) -> frozenset[str]:
+        """The kinds that this person does not want; not asked for where nothing can be muted."""
+        return self.preference.muted_kinds if mutable() else frozenset()
+
+    @cached_property
     def readable(self) -> QuerySet[Notification]:
         wanted = Q(topic__in=self.topics)
         for topic, moment in self.since.items():
@@ -285,7 +300,8 @@ class Inbox:
     def visible(self) -> QuerySet[Notification]:
         # `exclude` repeats the condition of the partial index, which is not used otherwise.
         newer = Notification.objects.filter(topic=OuterRef("topic"), tag=OuterRef("tag"), pk__gt=OuterRef("pk"))
-        return self.readable.filter(
+        wanted = self.readable.exclude(kind__in=muted) if (muted := self.muted) else self.readable
+        return wanted.filter(
             Q(tag="") | ~Exists(newer.exclude(tag="")),
             Q(expires_at=None) | Q(expires_at__gt=timezone.now()),
             recalled_at=None,
@@ -429,7 +445,7 @@ class Inbox:
 
 
 @contextmanager
-def _acting(user: AbstractBaseUser) -> Iterator[Inbox]:
+def acting(user: AbstractBaseUser) -> Iterator[Inbox]:
     """Open a transaction in which nobody else acts for ``user``, so that the counts published come in order."""
     using = database()
     with transaction.atomic(using=using):

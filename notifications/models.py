@@ -16,6 +16,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from . import kinds
+
 TOPIC_NAME_LENGTH = 150
 
 
@@ -162,6 +164,35 @@ class ReadMark(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user_id} ≤ {self.read_upto}"
+
+
+class Preference(models.Model):
+    """What one person wants of their notifications, one row a user; who never chose has no row, and the defaults."""
+
+    class Transport(models.TextChoices):
+        AUTO = "auto", _("Automatic")
+        SSE = "sse", _("Event stream (SSE)")
+        WEBSOCKET = "websocket", _("WebSocket")
+        POLLING = "polling", _("Asking now and then (polling)")
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, primary_key=True, related_name="+")
+    muted = models.JSONField(_("muted kinds"), default=list, blank=True)
+    transport = models.CharField(_("transport"), max_length=16, choices=Transport.choices, default=Transport.AUTO)
+    toasts = models.BooleanField(_("toasts"), default=True)
+    sound = models.BooleanField(_("sound"), default=False)
+    system = models.BooleanField(_("notifications of the operating system"), default=False)
+
+    class Meta:
+        verbose_name = _("preference")
+        verbose_name_plural = _("preferences")
+
+    def __str__(self) -> str:
+        return str(self.user_id)
+
+    @property
+    def muted_kinds(self) -> frozenset[str]:
+        """The kinds that are muted in effect: a kind may have become mandatory, or be gone, since it was chosen."""
+        return kinds.mutable().intersection(self.muted)
 
 
 class Membership(models.Model):

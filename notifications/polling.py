@@ -81,7 +81,9 @@ def poll(user: AbstractBaseUser, principal: Principal, cursor: str | None) -> An
             continue
         for row in rows:
             marks[head.name] = Position(head.id, head.epoch, row.seq)
-            events.append((log_envelope(head.name, *row), format_cursor(marks.values())))
+            envelope = log_envelope(head.name, *row)
+            if not access.muted or envelope.kind not in access.muted:
+                events.append((envelope, format_cursor(marks.values())))
         more = more or rows[-1].seq < head.seq
     last = format_cursor(marks.values())
     frames += [(control("reset", topic=topic, reason=reason), frames[0][1]) for topic, reason in resets]

@@ -79,8 +79,9 @@ async def _frames(hub: Hub, subscription: Subscription, ready: Frame) -> AsyncIt
                     if taken := subscription.take():
                         yield taken
                     async for found in hub.replay(subscription):
-                        if found and subscription.ended is None:
-                            yield [_frame(subscription, item) for item in found]
+                        wanted = [item for item in found if not subscription.mutes(item)]
+                        if wanted and subscription.ended is None:
+                            yield [_frame(subscription, item) for item in wanted]
                 except Exception:
                     logger.exception("a replay failed; the client is asked to return")
                     subscription.end("error", random.randint(1000, 5000))

@@ -87,6 +87,8 @@ class Subscription:
     topics: tuple[str, ...]
     queue_events: int
     queue_bytes: int
+    #: Kinds of notifications that are passed over: the cursor moves on, and the next frame carries it.
+    muted: frozenset[str] = frozenset()
     marks: dict[TopicState, Mark] = field(default_factory=dict)
     live: bool = False
     malformed: bool = False
@@ -100,6 +102,10 @@ class Subscription:
         """Queue an event; one too many makes the subscription fall back to the log instead of growing."""
         if not self.live:
             return
+        if self.muted and not self.queue and event.envelope.kind in self.muted:
+            # Nothing before it waits: passed over without waking anybody.
+            self.marks[event.state] = event.mark
+            return
         if len(self.queue) >= self.queue_events or self.queued_bytes + event.envelope.size > self.queue_bytes:
             # What is queued is still right and in order; what follows is read from the log after it.
             self.live = not self.queue
@@ -108,6 +114,10 @@ class Subscription:
         self.queue.append(event)
         self.queued_bytes += event.envelope.size
         self.wake()
+
+    def mutes(self, item: LiveEvent | tuple[TopicState, str]) -> bool:
+        """Return whether this is a notification of a kind that the person does not want."""
+        return bool(self.muted) and isinstance(item, LiveEvent) and item.envelope.kind in self.muted
 
     def fall_back(self) -> None:
         """Leave the live flow: the topic began a new life, or the hub itself has lost its place."""
@@ -143,12 +153,13 @@ class Subscription:
             self.waiter = None
 
     def take(self) -> list[tuple[Envelope, str]]:
-        """Return everything queued, each with the cursor of somebody who has just received it."""
+        """Return everything queued that is not muted, each with the cursor of somebody who has just received it."""
         taken = []
         while self.queue:
             event = self.queue.popleft()
             self.marks[event.state] = event.mark
-            taken.append((event.envelope, self.cursor()))
+            if not self.mutes(event):
+                taken.append((event.envelope, self.cursor()))
         self.queued_bytes = 0
         return taken
 

@@ -670,7 +670,7 @@ def test_receipts_of_a_database_that_names_no_target(alice: User) -> None:
 
 def test_receipt_written_by_somebody_else_meanwhile_is_met(alice: User) -> None:
     notification = notify(alice, "hi")
-    with inbox._acting(alice) as box:
+    with inbox.acting(alice) as box:
         (row,) = box.find([notification.pk])
         Receipt.objects.create(user=alice, notification=notification)
         box.write([row], read_at=timezone.now())

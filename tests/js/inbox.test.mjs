@@ -208,6 +208,21 @@ test("two tabs do not send the same twice", async () => {
   assert.deepEqual(posts, [["/notifications/1/read/", ""]]);
 });
 
+test("what expires goes when its time has come, and not before", async () => {
+  const at = (ms) => new Date(clock.now() + ms).toISOString();
+  say("notification", note(1, { expires_at: at(60_000) }));
+  say("notification", note(2, { expires_at: at(40 * 86_400_000) }));
+  inbox.adopt([{ id: 9, expires_at: at(5000), read: true }]);
+  await clock.advance(59_000);
+  assert.deepEqual([...inbox.items.keys()], [1, 2]);
+  await clock.advance(1000);
+  assert.deepEqual([[...inbox.items.keys()], counts()], [[2], [4, 3]]);
+  await clock.advance(39 * 86_400_000);
+  assert.deepEqual([...inbox.items.keys()], [2]);
+  await clock.advance(2 * 86_400_000);
+  assert.deepEqual([...inbox.items.keys()], []);
+});
+
 test("all read: here at once, there up to what the person knew of", async () => {
   serve([row(2), row(1)]);
   await inbox.load();

@@ -7,11 +7,8 @@
 import { NotificationElement } from "./element.js";
 import { createRow } from "./rows.js";
 
-const LONGEST_MS = 2 ** 31 - 1; // what a timer can hold
-
 export class NotificationBanner extends NotificationElement {
   #shown = new Map();
-  #timers = new Map();
 
   start(signal) {
     const on = (target, type, fn) => target?.addEventListener(type, fn, { signal });
@@ -26,27 +23,22 @@ export class NotificationBanner extends NotificationElement {
       if (event.target.closest("[data-close]")) this.inbox.act("read", [Number(banner.dataset.banner)]);
       else if (event.target.closest("a[data-link][href]")) this.inbox.act("clicked", [Number(banner.dataset.banner)]);
     });
-    // What the server rendered is there from the first paint; only its end has to be watched.
+    // What the server rendered is there from the first paint.
     for (const element of this.root.querySelectorAll("[data-banner]")) {
       const id = Number(element.dataset.banner);
       const { kind, level, expires: expires_at } = element.dataset;
       this.inbox.adopt([{ id, kind, level, expires_at, read: false, seen: true, archived: false }]);
       this.#shown.set(id, element);
-      this.#expire(id, expires_at);
     }
   }
 
-  stop() {
-    for (const timer of this.#timers.values()) clearTimeout(timer);
-  }
-
-  get #kinds() {
+  get kinds() {
     return (this.getAttribute("kinds") ?? "broadcast").split(" ");
   }
 
   async #load() {
     try {
-      const loads = this.#kinds.map((kind) => this.inbox.load({ status: "unread", kind }));
+      const loads = this.kinds.map((kind) => this.inbox.load({ status: "unread", kind }));
       for (const { ids } of await Promise.all(loads)) for (const id of ids) this.#consider(this.inbox.items.get(id));
     } catch {
       // The next reset, or the next page, brings them.
@@ -54,28 +46,17 @@ export class NotificationBanner extends NotificationElement {
   }
 
   #consider(item) {
-    if (!item || !this.#kinds.includes(item.kind)) return;
-    const over = item.expires_at && Date.parse(item.expires_at) <= Date.now();
-    if (item.read || item.archived || over) return this.#hide(item.id);
+    if (!item || !this.kinds.includes(item.kind)) return;
+    if (item.read || item.archived) return this.#hide(item.id);
     if (this.#shown.has(item.id) || item.title === undefined) return;
     const banner = this.$("banner-template").content.firstElementChild.cloneNode(true);
     Object.assign(banner.dataset, { banner: item.id, level: item.level });
     banner.querySelector("[data-slot]").replaceWith(createRow(this.root, item));
     this.#shown.set(item.id, banner);
     this.$("banners").prepend(banner);
-    this.#expire(item.id, item.expires_at);
-  }
-
-  #expire(id, time) {
-    if (!time) return;
-    const left = Date.parse(time) - Date.now();
-    const timer = setTimeout(() => (left > LONGEST_MS ? this.#expire(id, time) : this.#hide(id)), Math.min(left, LONGEST_MS));
-    this.#timers.set(id, timer);
   }
 
   #hide(id) {
-    clearTimeout(this.#timers.get(id));
-    this.#timers.delete(id);
     this.#shown.get(id)?.remove();
     this.#shown.delete(id);
   }

@@ -34,6 +34,7 @@ export class Inbox extends EventTarget {
   #flushing = false;
   #backoff;
   #timer = null;
+  #expiry = null;
   #over = new AbortController();
 
   /** options: `inboxURL`, `csrfToken`, `user`, and the counts the page was rendered with. */
@@ -59,7 +60,7 @@ export class Inbox extends EventTarget {
 
   close() {
     this.#over.abort();
-    this.#env.clearTimeout(this.#timer);
+    for (const timer of [this.#timer, this.#expiry]) this.#env.clearTimeout(timer);
   }
 
   /** How many of the person's actions the server has not confirmed yet. */
@@ -98,6 +99,7 @@ export class Inbox extends EventTarget {
   /** Take in rows that the server rendered into the page, as far as they are not known better. */
   adopt(items) {
     for (const item of items) if (!this.items.has(item.id)) this.items.set(item.id, item);
+    this.#expire();
   }
 
   /** Do one of read, unread, archive, unarchive, clicked to some notifications: here at once, there when possible. */
@@ -175,6 +177,18 @@ export class Inbox extends EventTarget {
     this.items.set(data.id, { ...data, read: false, seen: false, archived: false });
     this.#count({ unread: plus(this.unread, 1), unseen: plus(this.unseen, 1) });
     this.#changed({ added: [data.id] });
+    this.#expire();
+  }
+
+  /** Take out what is over, and come back when the next one is. */
+  #expire() {
+    this.#env.clearTimeout(this.#expiry);
+    const ends = [...this.items.values()].filter((item) => item.expires_at).map((item) => [Date.parse(item.expires_at), item.id]);
+    const now = this.#env.now();
+    this.#remove(ends.filter(([at]) => at <= now).map(([, id]) => id));
+    const next = Math.min(...ends.map(([at]) => at).filter((at) => at > now));
+    // Longer than a timer can hold is long enough to look again.
+    if (next < Infinity) this.#expiry = this.#env.setTimeout(() => this.#expire(), Math.min(next - now, 2 ** 31 - 1));
   }
 
   #remove(ids) {
@@ -224,6 +238,7 @@ export class Inbox extends EventTarget {
     const listed = new Set(results.map(({ id }) => id));
     for (const item of results) this.items.set(item.id, { ...this.items.get(item.id), ...item });
     this.kinds = answer.kinds ?? this.kinds;
+    this.#expire();
     let { unread, unseen } = answer;
     for (const [type, data] of meanwhile) {
       // The answer may have been written before these happened; applying them again changes nothing if it was not.

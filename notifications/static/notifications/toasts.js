@@ -35,8 +35,10 @@ export class NotificationToasts extends NotificationElement {
     this.#show({ ids: [item.id], content: createRow(this.root, item), text: item.title + (item.body ?? "") }, item.level);
   }
 
-  /** Nobody needs to be told of what is before their eyes: the page itself, the open panel, the live inbox. */
-  #inView({ url }) {
+  /** Nobody needs to be told of what is before their eyes: in a banner, in the open panel or inbox, or the page itself. */
+  #inView({ url, kind }) {
+    const banners = [...document.querySelectorAll("notification-banner")];
+    if (banners.some((banner) => banner.kinds?.includes(kind))) return true;
     if (document.querySelector("notification-bell")?.open || document.querySelector("notification-inbox[live]")) return true;
     if (!url || !document.hasFocus()) return false;
     const target = new URL(url, location.href);

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 from collections import deque
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import parse_qs
@@ -23,7 +24,8 @@ from .access import Principal, principal_of
 from .envelope import control
 from .hub import HubFull, NotAuthorized
 from .settings import conf
-from .stream import current_hub, open_stream
+from .stream import Frame, current_hub, open_stream
+from .subscription import Subscription
 
 __all__ = ["SUBPROTOCOL", "CloseCode", "NotificationConsumer"]
 
@@ -59,6 +61,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self._writer: asyncio.Task[None] | None = None
+        self._subscription: Subscription
         self._tokens = float(conf.frame_rate[1])
         self._refilled = asyncio.get_running_loop().time()
         self._sent = 0
@@ -108,19 +111,26 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
             await self._error(CloseCode.MALFORMED, "the cursor is too long")
             return CloseCode.MALFORMED
         async with open_stream(self._principal(), transport="websocket", cursor=cursor) as (subscription, frames):
+            self._subscription = subscription
+            subscription.writes_by(self._write)
             async with aclosing(frames) as batches:  # type: ignore[type-var]
                 async for batch in batches:
-                    for envelope, position in batch:
+                    for frame in batch:
                         async with asyncio.timeout(conf.slow_seconds):
-                            await self.send({"type": "websocket.send", "text": envelope.as_json(position)})
-                        self._sent += envelope.size
-                    if (position := batch[-1][1]) is not None:
-                        self._unacknowledged.append((position, self._sent))
-                    if self._sent - self._acknowledged > conf.slow_bytes:
-                        # Where send() never waits (daphne), this bounds what a client that does not read can pile up.
-                        subscription.end("slow", 0)
+                            await self._write((frame,))
             assert subscription.ended is not None
             return CLOSE_CODES.get(subscription.ended.reason, CloseCode.NORMAL)
+
+    async def _write(self, frames: Sequence[Frame]) -> None:
+        position = None
+        for envelope, position in frames:
+            await self.send({"type": "websocket.send", "text": envelope.as_json(position)})
+            self._sent += envelope.size
+        if position is not None:
+            self._unacknowledged.append((position, self._sent))
+        if self._sent - self._acknowledged > conf.slow_bytes:
+            # Where send() never waits (daphne), this bounds what a client that does not read can pile up.
+            self._subscription.end("slow", 0)
 
     def _principal(self) -> Principal:
         user = self.scope.get("user")

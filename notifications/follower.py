@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
@@ -55,6 +56,7 @@ class Follower:
         self._heads: Batch[str, Any] = Batch(self._read_heads, 500)
         self._reads: dict[tuple[str, int], asyncio.Task[list[LiveEvent]]] = {}
         self._mark: datetime | None = None
+        self._undelivered: set[TopicState] = set()
 
     async def begin(self, states: Sequence[TopicState]) -> None:
         """Find out where topics stand that are joined; they are known, and their ``ready`` is done, afterwards."""
@@ -135,9 +137,19 @@ class Follower:
         state.seen = event.seq
         state.seen_at = self._loop.time()
         state.recent.append(event)
-        for subscription in tuple(state.subscriptions):
+        for subscription in state.subscriptions:
             subscription.push(event)
+        if not self._undelivered:
+            # In the next turn: what comes together is written together; and one task may not step another's work.
+            self._loop.call_soon(self._deliver, context=Context())
+        self._undelivered.add(state)
         self._on_event(event)
+
+    def _deliver(self) -> None:
+        states, self._undelivered = self._undelivered, set()
+        for state in states:
+            for subscription in tuple(state.subscriptions):
+                subscription.deliver()
 
     def _compare(self, state: TopicState, head: Any, read_at: float) -> None:
         if head is not None and state.known and self._is_behind(state, head, read_at):

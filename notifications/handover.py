@@ -20,6 +20,7 @@ from .hub import HubFull, NotAuthorized
 from .settings import conf
 from .sse import CONTENT_TYPE
 from .stream import Frame, current_hub, open_stream
+from .subscription import Subscription
 
 __all__ = ["Application", "Handover", "Message", "Receive", "Scope", "Send", "StreamHandover", "encode_frames"]
 
@@ -50,6 +51,25 @@ class Handover:
 def encode_frames(frames: Sequence[Frame]) -> bytes:
     """Return frames as one piece of an event stream."""
     return b"".join([envelope.as_sse(cursor) for envelope, cursor in frames])
+
+
+class Output:
+    """Writes frames to one client."""
+
+    __slots__ = ("left", "send", "subscription")
+
+    def __init__(self, send: Send, subscription: Subscription) -> None:
+        self.send = send
+        self.subscription = subscription
+        self.left = conf.stream_bytes
+
+    async def write(self, frames: Sequence[Frame]) -> None:
+        body = encode_frames(frames)
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+        self.left -= len(body)
+        if self.left < 0:
+            # Where send() never waits (daphne), this bounds what a client that does not read can pile up.
+            self.subscription.end("slow", 0)
 
 
 class StreamHandover:
@@ -101,16 +121,12 @@ async def _write_stream(handover: Handover, start: Message, receive: Receive, se
         async with open_stream(handover.principal, transport="sse", cursor=handover.cursor) as (subscription, frames):
             await send({**start, "headers": headers})
             begun = True
-            sent = 0
+            output = Output(send, subscription)
+            subscription.writes_by(output.write)
             async with aclosing(frames) as batches:  # type: ignore[type-var]
                 async for batch in batches:
-                    body = encode_frames(batch)
                     async with asyncio.timeout(conf.slow_seconds):
-                        await send({"type": "http.response.body", "body": body, "more_body": True})
-                    sent += len(body)
-                    if sent > conf.stream_bytes:
-                        # Where send() never waits (daphne), this bounds what a client that does not read can pile up.
-                        subscription.end("slow", 0)
+                        await output.write(batch)
     except (NotAuthorized, HubFull, TimeoutError) as error:
         if not begun:
             return await _refuse(send, start, error)

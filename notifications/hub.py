@@ -73,7 +73,6 @@ class Hub:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._authorizations: Batch[Any, Any] = Batch(self._authorize_all, 500)
         self._joins: list[TopicState] = []
-        self._undelivered: set[TopicState] = set()
         self._link_work = asyncio.Event()
         self._rejoin_at = 0.0
 

@@ -95,6 +95,9 @@ async def _frames(hub: Hub, subscription: Subscription, ready: Frame) -> AsyncIt
                 timer = loop.call_at(min(loop.time() + conf.heartbeat, last), subscription.tick)
                 yield [HEARTBEAT]
             await subscription.wait()
+            if subscription.unfinished is not None:
+                async with asyncio.timeout(conf.slow_seconds):
+                    await subscription.finish()
         if taken := subscription.take():
             yield taken
         if subscription.ended is not None:

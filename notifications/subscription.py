@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .cursor import Position, join_cursor
 from .envelope import Envelope
+from .stepping import Stepper, Unfinished
 
 __all__ = ["BEGINNING", "End", "LiveEvent", "Mark", "Subscription", "TopicState"]
 
@@ -97,9 +99,16 @@ class Subscription:
     queued_bytes: int = 0
     queue: deque[LiveEvent] = field(default_factory=deque)
     waiter: asyncio.Future[None] | None = None
+    #: How a transport writes, and the way to do so while the stream's task waits; None: only that task writes.
+    write: Callable[[list[tuple[Envelope, str]]], Coroutine[Any, Any, None]] | None = None
+    stepper: Stepper | None = None
+    unfinished: Unfinished | None = None
 
     def push(self, event: LiveEvent) -> None:
-        """Queue an event; one too many makes the subscription fall back to the log instead of growing."""
+        """Queue an event, which :meth:`deliver` is to follow.
+
+        One too many makes the subscription fall back to the log instead of growing.
+        """
         if not self.live:
             return
         if self.muted and not self.queue and event.envelope.kind in self.muted:
@@ -113,7 +122,33 @@ class Subscription:
                 return
         self.queue.append(event)
         self.queued_bytes += event.envelope.size
-        self.wake()
+
+    def writes_by(self, write: Callable[[list[tuple[Envelope, str]]], Coroutine[Any, Any, None]]) -> None:
+        """Let live events be written by ``write`` while the stream's task, which calls this, has nothing to do."""
+        self.write, self.stepper = write, Stepper()
+
+    def deliver(self) -> None:
+        """Write what is queued, now if the stream waits for nothing else; called by the hub, outside of any task."""
+        if not self.queue or self.waiter is None or self.waiter.done():
+            return  # The stream's task is awake, and will come to it.
+        if self.write is None or self.stepper is None:
+            return self.wake()
+        taken = self.take()
+        if not taken:
+            return
+        try:
+            self.unfinished = self.stepper.step(self.write(taken))
+        except BaseException as error:
+            self.waiter.set_exception(error)
+        else:
+            if self.unfinished is not None or self.ended is not None:
+                self.wake()
+
+    async def finish(self) -> None:
+        """Wait until what :meth:`deliver` began to write is written."""
+        if self.unfinished is not None:
+            unfinished, self.unfinished = self.unfinished, None
+            await unfinished
 
     def mutes(self, item: LiveEvent | tuple[TopicState, str]) -> bool:
         """Return whether this is a notification of a kind that the person does not want."""

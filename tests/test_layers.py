@@ -16,7 +16,7 @@ LAYERS = {
         *("models", "access", "doorbell", "log", "publishing", "binding", "broadcasts", "receivers", "inbox", "reader"),
         "preferences",
     },
-    "hub": {"subscription", "link", "follower", "hub"},
+    "hub": {"stepping", "subscription", "link", "follower", "hub"},
     "stream": {"stream", "shutdown", "handover"},
     "view": {"views", "consumers", "polling", "inbox_views", "preference_views", "mixins", "forms"},
     "site": {"urls", "routing", "asgi", "admin", "apps", "checks", "templatetags", "management"},

@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .inbox import LARGEST_ID, STATUSES
-from .models import Broadcast
+from .models import Broadcast, Preference
 from .publishing import KIND, check_url
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 else:
     _BroadcastForm = forms.ModelForm
 
-__all__ = ["BroadcastForm", "BulkForm", "InboxQuery", "ReadAllForm"]
+__all__ = ["BroadcastForm", "BulkForm", "InboxQuery", "PreferencesForm", "ReadAllForm"]
 
 #: Rows of a page of the inbox.
 PAGE_SIZE = 20
@@ -69,6 +69,25 @@ class BulkForm(forms.Form):
 
     action = forms.ChoiceField(choices=[(name, name) for name in ("read", "unread", "archive", "unarchive")])
     ids = IdsField(required=False)
+
+
+class KindsField(forms.MultipleChoiceField):
+    """Names of kinds, repeated. The page may be older than what the site declares now: unknown ones are no error."""
+
+    def valid_value(self, value: Any) -> bool:
+        return True
+
+
+class PreferencesForm(forms.Form):
+    """What a person wants, as their page sends it."""
+
+    #: Those that the page showed, and of them those that are wanted.
+    shown = KindsField(required=False)
+    kinds = KindsField(required=False)
+    transport = forms.ChoiceField(choices=Preference.Transport.choices)
+    toasts = forms.BooleanField(required=False)
+    sound = forms.BooleanField(required=False)
+    system = forms.BooleanField(required=False)
 
 
 class BroadcastForm(_BroadcastForm):

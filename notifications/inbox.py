@@ -27,7 +27,8 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from django.contrib.auth.models import AbstractBaseUser
-from django.db import connections, transaction
+from django.contrib.contenttypes.models import ContentType
+from django.db import connections, models, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
@@ -57,6 +58,7 @@ __all__ = [
     "page",
     "read_all",
     "readable",
+    "target_opened",
     "unread_count",
     "unseen_count",
     "visible",
@@ -181,6 +183,16 @@ def mark_read(user: AbstractBaseUser, ids: Iterable[int], read: bool = True) -> 
         if changed:
             _tell(user, "read", {"ids": result.changed, "read": read, **asdict(result.counts)})
     return result
+
+
+def target_opened(user: AbstractBaseUser, target: models.Model) -> int:
+    """Mark the unread notifications about ``target`` read; return how many there were. Publishes ``read``.
+
+    Reads only while there are none, for it is called whenever somebody opens a page.
+    """
+    about = {"target_type": ContentType.objects.get_for_model(target), "target_id": str(target.pk)}
+    ids = [pk for part in Inbox(user).parts("unread") for pk in part.filter(**about).values_list("pk", flat=True)]
+    return len(mark_read(user, ids).changed) if ids else 0
 
 
 def archive(user: AbstractBaseUser, ids: Iterable[int], archived: bool = True) -> Change:

@@ -130,6 +130,7 @@ class InboxView(PersonalView):
             "unread": counts.unread,
             "unseen": counts.unseen,
             "cap": inbox.CAP,
+            "preference": box.preference,
             "cursor": cursor,
         }
         return render(request, self.template_name, context)

@@ -6,6 +6,7 @@ from django.urls import path
 
 from . import views
 from .inbox_views import inbox_urls
+from .preference_views import preference_urls
 
 app_name = "notifications"
 
@@ -13,4 +14,5 @@ urlpatterns = [
     path("stream/", views.stream, name="stream"),
     path("events/", views.events, name="events"),
     *inbox_urls,
+    *preference_urls,
 ]

@@ -278,7 +278,7 @@ def test_inbox_takes_a_constant_number_of_queries(
 ) -> None:
     for _ in range(30):
         notify(alice, "x")
-    with django_assert_max_num_queries(13):
+    with django_assert_max_num_queries(14):
         client.get(url("inbox"))
 
 

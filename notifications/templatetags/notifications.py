@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _, ngettext
 
 from notifications.access import cursor_for
 from notifications.inbox import Inbox, Row
+from notifications.preferences import as_json
 from notifications.settings import conf
 
 register = template.Library()
@@ -48,7 +49,7 @@ def notification_bell(
 
     :param toasts: whether new notifications show for a moment in a corner of the window.
     :param favicon: address of the icon that the page wears while something is new; default: it keeps its own.
-    :param transport: ``auto``, or the one transport that this page is to use.
+    :param transport: the one transport that this page is to use; ``auto``: the one that the person chose, if any.
     """
     return {**element(context, transport), "toasts": toasts, "favicon": favicon}
 
@@ -147,11 +148,14 @@ def element(context: template.Context, transport: str = "auto") -> dict[str, Any
         if match and match.url_name == "inbox" and match.app_names[-1:] == ["notifications"]:
             # The inbox page took its cursor before it read its rows; a later one would skip what came in between.
             cursor, unread, unseen = context["cursor"], context["unread"], context["unseen"]
+            preference = context["preference"]
         else:
             # Before the counts: what is published in between is then counted twice at worst, and not forgotten.
             cursor = cursor_for(user)
-            counts = Inbox(user).counts()
+            box = Inbox(user)
+            counts, preference = box.counts(), box.preference
             unread, unseen = counts.unread, counts.unseen
+        chosen = as_json(preference)
         known = {
             "stream_url": reverse("notifications:stream"),
             "socket_url": conf.socket_path,
@@ -164,6 +168,9 @@ def element(context: template.Context, transport: str = "auto") -> dict[str, Any
             "csrf_token": get_token(request),
             # Tells the tabs of different people apart without telling who they are.
             "user": salted_hmac("notifications.user", str(user.pk)).hexdigest()[:16],
+            "preferences_url": reverse("notifications:preferences"),
+            **chosen,
+            "muted": " ".join(chosen["muted"]),
         }
         setattr(request, ATTRIBUTE, known)
-    return {"element": {**known, "transport": transport}, "first": first}
+    return {"element": known if transport == "auto" else {**known, "transport": transport}, "first": first}

@@ -133,12 +133,11 @@ class Subscription:
             return  # The stream's task is awake, and will come to it.
         if self.write is None or self.stepper is None:
             return self.wake()
-        taken = self.take()
-        if not taken:
-            return
         try:
+            if not (taken := self.take()):
+                return
             self.unfinished = self.stepper.step(self.write(taken))
-        except BaseException as error:
+        except BaseException as error:  # It ends this stream, and no other that is served in the same round.
             self.waiter.set_exception(error)
         else:
             if self.unfinished is not None or self.ended is not None:

@@ -174,3 +174,11 @@ def test_protocol_lists_the_fields_of_a_notification() -> None:
 def test_docs_do_not_name_this_machine() -> None:
     for name, text in DOCS.items():
         assert not re.search(r"/work/|/tmp/|" + re.escape(str(ROOT)), text), name
+
+
+def test_architecture_names_every_module() -> None:
+    table = DOCS["architecture.md"].partition("## Modules")[2].partition("## ")[0]
+    modules = {path.name.removesuffix(".py") for path in (ROOT / "notifications").iterdir() if path.name[0].isalpha()}
+    # Which are folders of other things than code.
+    modules -= {"py.typed", "locale", "migrations", "static", "templates"}
+    assert set(re.findall(r"`([a-z_]+)`", table)) >= modules

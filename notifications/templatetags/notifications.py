@@ -155,7 +155,6 @@ def element(context: template.Context, transport: str = "auto") -> dict[str, Any
             box = Inbox(user)
             counts, preference = box.counts(), box.preference
             unread, unseen = counts.unread, counts.unseen
-        chosen = as_json(preference)
         known = {
             "stream_url": reverse("notifications:stream"),
             "socket_url": conf.socket_path,
@@ -169,8 +168,7 @@ def element(context: template.Context, transport: str = "auto") -> dict[str, Any
             # Tells the tabs of different people apart without telling who they are.
             "user": salted_hmac("notifications.user", str(user.pk)).hexdigest()[:16],
             "preferences_url": reverse("notifications:preferences"),
-            **chosen,
-            "muted": " ".join(chosen["muted"]),
+            **as_json(preference),
         }
         setattr(request, ATTRIBUTE, known)
     return {"element": known if transport == "auto" else {**known, "transport": transport}, "first": first}

@@ -4,8 +4,9 @@ const form = document.querySelector("form[data-choices]");
 const { system } = form.elements;
 const refused = document.querySelector("[data-refused] span");
 
-function showRefusal() {
-  refused.hidden = !system.checked || !globalThis.Notification || Notification.permission !== "denied";
+/** Say so if this browser will not do what is ticked, which other devices of the person's may. */
+function showRefusal(permission = globalThis.Notification?.permission ?? "denied") {
+  refused.hidden = !system.checked || permission !== "denied";
 }
 
 // Asked for only after a click, as browsers demand and people expect.

@@ -199,7 +199,7 @@ class Membership(models.Model):
     """Since when a user may read a topic that people join and leave (``staff``, ``group:7``).
 
     Its log, and its inbox, begin for this user after ``since``: who joins later does not read what was said before.
-    Kept by signals, and put right whenever a stream begins.
+    Kept by Django's signals; people who join by raw SQL or in bulk have no row and may read what the log still holds.
     """
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")

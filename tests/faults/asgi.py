@@ -30,7 +30,7 @@ import django.utils.timezone  # noqa: E402
 from django.db.backends.signals import connection_created  # noqa: E402
 
 import notifications.asgi  # noqa: E402
-from notifications import doorbell, handover, hub, reader, stream, subscription  # noqa: E402
+from notifications import doorbell, handover, hub, link, reader, stream, subscription  # noqa: E402
 from notifications.envelope import Envelope  # noqa: E402
 
 wrapped = notifications.asgi.wrap(django_application)
@@ -57,6 +57,19 @@ def on_connection(connection: Any, **_: Any) -> None:
 
 
 connection_created.connect(on_connection)
+
+# ---- groups joined
+
+joins: Counter[str] = Counter()
+join_group = link.Link.join
+
+
+async def count_joins(self: link.Link, topics: Any) -> bool:
+    joins["topics"] += len(topics)
+    return await join_group(self, topics)
+
+
+link.Link.join = count_joins  # type: ignore[method-assign]
 
 # ---- exceptions, at each await of a stream
 
@@ -147,6 +160,8 @@ def state() -> dict[str, Any]:
         "up": all(found.link.up for found in hubs),
         "confirmed": all(topic.confirmed for found in hubs for topic in found.topics.values()),
         "subscriptions": sum(len(found.subscriptions) for found in hubs),
+        "joins": joins["topics"],
+        "transports": [s.transport for found in hubs for s in found.subscriptions],
         "topics": sum(len(found.topics) for found in hubs),
         "restarts": sum(found.restarts for found in hubs),
         "sent": doorbell._doorbell.sent,

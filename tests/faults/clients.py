@@ -43,6 +43,7 @@ class Client:
     :ivar servers: addresses, of which it takes another one after each connection that ended; one: always that one.
     :ivar ready_within: seconds it waits for ``ready`` before it tries again.
     :ivar receive_buffer: bytes the system may keep for it (0: as usual).
+    :ivar pace: bytes a second that it reads; 0: as fast as it can.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Client:
     cursor: str = ""
     ready_within: float = 10.0
     receive_buffer: int = 0
+    pace: float = 0.0
     server: int = 0
     moving: int = -1
 
@@ -155,6 +157,9 @@ class Client:
                 if self.transport == "websocket" and (unacked >= ACK_BYTES or loop.time() - acked >= ACK_SECONDS):
                     self.connection.send({"type": "ack", "cursor": self.cursor})
                     acked, unacked = loop.time(), 0
+                if self.pace:
+                    stale.cancel()
+                    await asyncio.sleep(event.size / self.pace)
                 if not self.reading.is_set():
                     stale.cancel()
                     await self.reading.wait()
@@ -266,6 +271,19 @@ class FarmProcess:
             client.server %= len(client.servers)
             self.tasks[client.name] = asyncio.create_task(self.begin(client, spread * index / len(clients)))
 
+    def redial(self) -> int:
+        """Let all clients lose their connections and come back in the same moment; return how many there are."""
+        for client in self.clients.values():
+            if client.connection is not None:
+                client.moving = client.server
+                client.connection.writer.transport.abort()
+        return len(self.clients)
+
+    def pace(self, names: list[str], pace: float) -> None:
+        """Let clients read so many bytes a second from their next event on; 0: all they get."""
+        for name in names:
+            self.clients[name].pace = pace
+
     def read(self, names: list[str], reading: bool) -> None:
         """Let clients stop reading, or read again."""
         for name in names:
@@ -279,6 +297,28 @@ class FarmProcess:
                 client.server = client.moving = server
                 client.connection.close()
 
+    def gather(self, server: int) -> None:
+        """Put all clients on one server."""
+        for client in self.clients.values():
+            if client.server != server and client.connection is not None:
+                client.moving = server
+                client.connection.close()
+
+    async def churn(self, seconds: float, rate: float) -> int:
+        """Let clients come and go, ``rate`` a second, one after the other; return how many came back."""
+        loop = asyncio.get_running_loop()
+        end, before = loop.time() + seconds, sum(len(client.opened) for client in self.clients.values())
+        clients = list(self.clients.values())
+        random.shuffle(clients)
+        for client in itertools.cycle(clients):
+            if loop.time() > end:
+                break
+            await asyncio.sleep(1 / rate)
+            if client.connection is not None and client.state == "open":
+                client.moving = random.randrange(len(client.servers))
+                client.connection.close()
+        return sum(len(client.opened) for client in clients) - before
+
     def status(self) -> dict[str, Any]:
         clients = self.clients.values()
         states = [client.state for client in clients]
@@ -288,9 +328,9 @@ class FarmProcess:
             "behind": {},
         }
 
-    def positions(self) -> dict[str, dict[str, int]]:
-        """Return how far each client has got."""
-        return {client.name: client.positions for client in self.clients.values()}
+    def cursors(self) -> dict[str, str]:
+        """Return where each client is."""
+        return {client.name: client.cursor for client in self.clients.values()}
 
     def record(self, names: list[str] | None = None) -> list[dict[str, Any]]:
         return [

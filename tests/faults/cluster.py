@@ -169,6 +169,7 @@ class Cluster:
         self.readers: dict[str, set[str]] = {}
         #: By client: where the log stood when it came.
         self.heads: dict[str, dict[str, int]] = {}
+        self.extra_topics: list[str] = []
         #: Whose each client is.
         self.users_of: dict[str, str] = {}
 
@@ -200,14 +201,14 @@ class Cluster:
             server.start(60)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if error is not None:
-            for server in self.servers:
-                if server.output.exists():
-                    error.add_note(f"--- {server.name} {server.port} wrote:\n{server.log[-3000:]}")
         for publisher in self.publishers:
             with suppress(Exception):
                 publisher.kill()
         self.stack.close()
+
+    def logs(self) -> str:
+        """Return the last that each server wrote."""
+        return "\n".join(f"--- {server.name} {server.port} wrote:\n{server.log[-2000:]}" for server in self.servers)
 
     # ---- who is there
 
@@ -234,6 +235,18 @@ class Cluster:
                 topics=list(self.readers),
             )
         wait_until(lambda: set(self.topic_heads()) >= set(self.readers), what="the topics")
+
+    def extend_readers(self) -> None:
+        """Let the oracle know of the topics of :func:`tests.faults.urls.own_topics`, and publish to them, too."""
+        own = {f"own:{pk}:{n}": {name} for name, pk in self.site.users.items() if name[0] == "u" for n in range(25)}
+        self.readers = self.readers | own
+        self.extra_topics = list(own)
+        with self.site.worker() as worker:
+            worker.run(
+                "from notifications import publish\nfor topic in topics: publish(topic, 'begin', {'n': ''})",
+                topics=self.extra_topics,
+                timeout=120,
+            )
 
     @property
     def old_cursor(self) -> str:
@@ -286,7 +299,9 @@ class Cluster:
         try:
             wait_until(all_open, timeout, what=f"{number} open clients")
         except TimeoutError as error:
-            raise TimeoutError(f"{error}; they are {self.farm.call('status')['states']}") from None
+            ends = Counter(reason for _, reason in self.ends(time.time() - 20))
+            states = self.farm.call("status")["states"]
+            raise TimeoutError(f"{error}; they are {states}, ended by {ends}\n{self.logs()}") from None
 
     def publish(self, *, rate: float = 50.0, long: float = 5.0, size: int = 40, processes: int = 2) -> None:
         """Start the publishers."""
@@ -295,7 +310,7 @@ class Cluster:
             arguments = {
                 "name": f"p{len(self.publishers)}-{os.getpid()}-{time.time_ns() % 10**9}",
                 "users": users,
-                "topics": f"everyone,everyone,everyone,staff,{self.group}",
+                "topics": ",".join(["everyone", "everyone", "everyone", "staff", self.group, *self.extra_topics]),
                 "rate": str(rate / processes),
                 "long": str(long),
                 "size": str(size),
@@ -411,11 +426,14 @@ class Cluster:
         """Return whether each client has got to the heads of all that it reads."""
         if self.sql("SELECT 1 FROM notifications_event WHERE seq IS NULL LIMIT 1"):
             return False
-        heads = self.topic_heads()
-        for name, positions in self.farm.call("positions").items():
-            user = self.users_of[name]
-            for topic, readers in self.readers.items():
-                if user in readers and positions.get(topic, self.heads[name].get(topic, 0)) < heads.get(topic, 0):
+        topics = {
+            name: (f"{id}-{epoch}", head)
+            for name, id, epoch, head in self.sql("SELECT name, id, epoch, head FROM notifications_topic")
+        }
+        for client, cursor in self.farm.call("cursors").items():
+            there = dict(part.rpartition("-")[::2] for part in cursor.split(".")[1:])
+            for name, (life, head) in topics.items():
+                if self.users_of[client] in self.readers.get(name, ()) and int(there.get(life, -1)) < head:
                     return False
         return True
 

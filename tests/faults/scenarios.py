@@ -91,8 +91,11 @@ for number in range(times):
 """
 
 
-def never_reader(cluster: Cluster, row: Row, kind: str, *, clients: int, times: int) -> None:
-    """``clients`` of each transport stop reading while ``times`` events of 20 KB come, 40 a second; then read again."""
+def never_reader(cluster: Cluster, row: Row, kind: str, *, clients: int, times: int, pace: float = 0.0) -> None:
+    """``clients`` of each transport stop reading while ``times`` events of 20 KB come, 40 a second; then read again.
+
+    With a ``pace`` they go on reading, so many bytes a second.
+    """
     server = next(server for server in cluster.servers if server.kind == kind)
     topic = f"user:{cluster.site.users['u24']}"
     never = [
@@ -108,11 +111,16 @@ def never_reader(cluster: Cluster, row: Row, kind: str, *, clients: int, times: 
         at = time.time()
         time.sleep(5)
         usual = percentile(of_others(cluster, at), 0.99)
-        cluster.farm.call("read", names=names, reading=False)
+        if pace:
+            cluster.farm.call("pace", names=names, pace=pace)
+        else:
+            cluster.farm.call("read", names=names, reading=False)
         rss, at = server.rss(), time.time()
         worker.run(FAT, topic=topic, times=times, timeout=300)
         during = percentile(of_others(cluster, at), 0.99)
         grown = max(0, server.rss() - rss) / len(names) / 2**20
+        # Closed and opened again: whoever reads 1 KB/s would be at it for an hour.
+        cluster.farm.call("pace", names=names, pace=0)
         cluster.farm.call("read", names=names, reading=True)
     findings = cluster.judge()
     cluster.disconnect(names)

@@ -14,6 +14,11 @@ from notifications import notify
 from tests.urls import urlpatterns as site
 
 
+def own_topics(user: Any) -> list[str]:
+    """Topics of the site's own: many for each person, so that many are joined."""
+    return [f"own:{user.pk}:{number}" for number in range(25)]
+
+
 def page(request: HttpRequest) -> JsonResponse:
     """An ordinary page: it looks up who asks."""
     return JsonResponse({"user": request.user.pk})

@@ -2,7 +2,7 @@
  * What reaches a person whose eyes are elsewhere: the title, the icon and the app's badge; and, for those who asked for
  * it, a sound and the system's own notifications.
  *
- * What a person asked for is kept by the browser, since it is a matter of the device: no sound at work.
+ * What a person chose at the bell is kept by the browser, since it is a matter of the device: no sound at work.
  */
 import { capped, safeURL } from "./rows.js";
 
@@ -29,32 +29,46 @@ export function showCount(unseen, favicon) {
   }
 }
 
+const SWITCHES = ["toasts", "sound", "system"];
+
+/** What the person chose for all devices, as the element's attributes say, and in this browser otherwise. */
 export class Preferences {
+  #element;
   #key;
 
-  constructor(user) {
-    this.#key = `notifications.preferences ${user ?? ""}`;
+  constructor(element) {
+    this.#element = element;
+    this.#key = `notifications.preferences ${element.getAttribute("user") ?? ""}`;
   }
 
   get all() {
-    const standard = { toasts: true, sound: false, system: false };
-    try {
-      return { ...standard, ...JSON.parse(localStorage.getItem(this.#key)) };
-    } catch {
-      return standard;
-    }
+    const own = this.#own;
+    const standard = (name) => (this.#element.getAttribute(name) ?? (name === "toasts" ? "on" : "off")) === "on";
+    return Object.fromEntries(SWITCHES.map((name) => [name, own[name] ?? standard(name)]));
   }
 
-  /** Keep a choice; resolves to what it came to, for the browser may refuse the system's notifications. */
+  /** Chosen elsewhere, for all devices. */
+  follow(chosen) {
+    for (const name of SWITCHES) this.#element.setAttribute(name, chosen[name] ? "on" : "off");
+  }
+
+  /** Keep a choice for this browser; the browser may refuse the system's notifications. */
   async set(name, value) {
     if (name === "system" && value) value = (await globalThis.Notification?.requestPermission()) === "granted";
     if (name === "sound" && value) beep();
     try {
-      localStorage.setItem(this.#key, JSON.stringify({ ...this.all, [name]: value }));
+      localStorage.setItem(this.#key, JSON.stringify({ ...this.#own, [name]: value }));
     } catch {
       // Storage is forbidden: then the choice can not be kept.
     }
-    return this.all[name];
+  }
+
+  get #own() {
+    try {
+      return JSON.parse(localStorage.getItem(this.#key)) ?? {};
+    } catch {
+      return {};
+    }
   }
 }
 

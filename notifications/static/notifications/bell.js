@@ -13,6 +13,7 @@ export class NotificationBell extends NotificationElement {
   #preferences;
   #return = false; // whether the focus goes back to the button
   #recounting = false;
+  #transport = "auto";
 
   start(signal) {
     const [panel, button] = [this.$("popover"), this.$("button")];
@@ -39,10 +40,16 @@ export class NotificationBell extends NotificationElement {
       currentTarget.setAttribute("aria-expanded", !shown);
     });
     on(panel, "keydown", ({ key }) => key === "Escape" && this.root.activeElement && (this.#return = true));
-    this.#preferences = new Preferences(this.getAttribute("user"));
+    this.#preferences = new Preferences(this);
+    on(this.client, "preferences", ({ detail }) => {
+      this.#preferences.follow(detail);
+      this.#prefer();
+      // A page that was told to use one transport keeps to it.
+      if (this.getAttribute("transport") === "auto" && this.#transport !== detail.transport) this.client.use((this.#transport = detail.transport));
+    });
     for (const box of this.root.querySelectorAll("[data-preference]")) {
       on(box, "change", async () => {
-        box.checked = await this.#preferences.set(box.dataset.preference, box.checked);
+        await this.#preferences.set(box.dataset.preference, box.checked);
         this.#prefer();
       });
     }
@@ -66,7 +73,7 @@ export class NotificationBell extends NotificationElement {
   #prefer() {
     const all = this.#preferences.all;
     for (const box of this.root.querySelectorAll("[data-preference]")) box.checked = all[box.dataset.preference];
-    for (const toasts of document.querySelectorAll("notification-toasts")) toasts.muted = !all.toasts;
+    for (const toasts of document.querySelectorAll("notification-toasts")) toasts.toggleAttribute("muted", !all.toasts);
     // Who wants to be told while elsewhere is not served by a connection that rests.
     this.client.stayAwake = all.sound || all.system;
   }

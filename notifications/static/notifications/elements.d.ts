@@ -11,7 +11,7 @@ export class NotificationBell extends NotificationElement {
   show(): void;
 }
 export class NotificationToasts extends NotificationElement {
-  muted: boolean;
+  readonly muted: boolean;
 }
 
 declare global {

@@ -8,8 +8,6 @@ const MOST = 3; // more than this at a time become one
 const ALERTING = new Set(["error", "warning"]);
 
 export class NotificationToasts extends NotificationElement {
-  /** Whether the person does not want any. */
-  muted = false;
   #toasts = new Set();
   #fold = null;
 
@@ -27,6 +25,11 @@ export class NotificationToasts extends NotificationElement {
 
   stop() {
     this.#clear();
+  }
+
+  /** Whether the person does not want any. */
+  get muted() {
+    return this.hasAttribute("muted") || this.getAttribute("toasts") === "off";
   }
 
   #arrived(item) {

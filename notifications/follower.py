@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextvars import Context
 from datetime import datetime
 from functools import partial
@@ -29,6 +29,7 @@ class Log(Protocol):
     """What a hub asks of the database; see :class:`notifications.reader.Reader`."""
 
     async def authorize(self, principals: Sequence[Any]) -> dict[Any, Any]: ...
+    async def ended(self, principals: Collection[Any]) -> Collection[Any]: ...
     async def heads(self, names: Sequence[str]) -> dict[str, Any]: ...
     async def read(self, topic: str, after: int, limit: int) -> Sequence[tuple[int, str, str]]: ...
     async def advanced(self, mark: datetime | None) -> tuple[Sequence[Any], datetime | None]: ...
@@ -96,8 +97,11 @@ class Follower:
         if not self.topics:
             self._mark = None
             return
-        read_at = self._loop.time()
-        heads, self._mark = await self._log.advanced(self._mark)
+        read_at, mark = self._loop.time(), self._mark
+        heads, self._mark = await self._log.advanced(mark)
+        if mark is not None and self._mark is None:
+            # The log is not the one it was (an older copy was restored): nothing is certain, so look at everything.
+            await self.check([state for state in self.topics.values() if state.known])
         for head in heads:
             if (state := self.topics.get(head.name)) is not None:
                 self._compare(state, head, read_at)

@@ -13,6 +13,7 @@ link           joins and leaves groups, one batch after the other; confirms by e
 probe          sends itself a message now and then; without an answer the link is made anew
 watch          asks the log which topics advanced: finds what hints lost; does the house-keeping
 recheck        asks now and then whether those connected may still read
+sessions       asks all the time whether their sessions are still there
 =============  ======================================================================================================
 """
 
@@ -45,6 +46,9 @@ logger = logging.getLogger("notifications")
 READY_TIMEOUT = 10.0
 #: Seconds a topic nobody reads any more is kept: people click from page to page.
 LINGER = 10.0
+#: Sessions looked up in one query, and seconds between two such queries.
+SESSIONS_AT_ONCE = 1000
+SESSIONS_INTERVAL = 1.5
 #: Groups are joined again this often: the core layer forgets them by age.
 REJOIN_INTERVAL = 60.0
 
@@ -87,6 +91,7 @@ class Hub:
             "probe": self._probe,
             "watch": self._watch,
             "recheck": self._recheck,
+            "sessions": self._watch_sessions,
         }
         for name, run in tasks.items():
             self._spawn(self._supervised(name, run), name)
@@ -262,6 +267,10 @@ class Hub:
                 subscription.marks[state] = state.here()
                 return [(state, "ahead")]
             return []
+        if state.seen - mark.seq > conf.replay_events:
+            # To fetch the inbox is less work for everybody, and all that a person would look at.
+            subscription.marks[state] = state.here()
+            return [(state, "floor")]
         events = [event for event in await self.follower.events_after(state, mark.seq) if event.seq <= state.seen]
         if not events or events[0].seq != mark.seq + 1 or events[0].mark.epoch != state.epoch:
             if subscription.marks[state].seq >= state.seen or (events and events[0].mark.epoch != state.epoch):
@@ -386,6 +395,24 @@ class Hub:
             everybody = tuple(self.subscriptions)
             for start in range(0, len(everybody), 500):
                 await self._recheck_these(everybody[start : start + 500])
+
+    async def _watch_sessions(self) -> None:
+        """A session can end without a word from Django (deleted in the database, or by another system)."""
+        while True:
+            everybody = tuple(self.subscriptions)
+            for start in range(0, len(everybody) or 1, SESSIONS_AT_ONCE):
+                await asyncio.sleep(SESSIONS_INTERVAL)
+                subscriptions = everybody[start : start + SESSIONS_AT_ONCE]
+                if not subscriptions:
+                    continue
+                try:
+                    ended = await self.log.ended({subscription.principal for subscription in subscriptions})
+                except Exception as error:
+                    logger.info("sessions could not be looked up (%r); streams stay as they are", error)
+                    continue
+                for subscription in subscriptions:
+                    if subscription.principal in ended:
+                        subscription.end("revoked", None)
 
     async def _recheck_these(self, subscriptions: Sequence[Subscription]) -> None:
         """End the streams of those who may not read any more; let those return whose topics changed.

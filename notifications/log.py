@@ -16,8 +16,8 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from django.db import connections, router, transaction
-from django.db.models import Max, Min
-from django.db.models.functions import Now
+from django.db.models import DateTimeField, Max, Min, Value
+from django.db.models.functions import Least, Now
 
 from . import doorbell, failpoints
 from .models import Event, Topic, new_epoch
@@ -212,13 +212,17 @@ def read(topic: str, after: int, limit: int) -> list[LogEvent]:
 def advanced(mark: datetime | None) -> tuple[list[Head], datetime | None]:
     """Return the topics that advanced since ``mark``, and the mark for the next call; None: since now.
 
-    Looks back a little further than the mark, so that a commit that took its time is not passed over.
+    Looks back a little further than the mark, so that a commit that took its time is not passed over, and so that the
+    topic which set the mark is found again. If it is not, this is not the log it was (an older copy was restored, or
+    the database's clock was set back): the next mark is then None.
     """
     topics = Topic.objects.using(database())
     if mark is None:
         return [], topics.aggregate(mark=Max("advanced_at"))["mark"]
-    rows = list(topics.filter(advanced_at__gt=mark - OVERLAP).values_list("name", "id", "epoch", "head", "advanced_at"))
-    return [Head(*row[:4]) for row in rows], max((row[4] for row in rows), default=mark)
+    since = Least(Value(mark, DateTimeField()), Now()) - OVERLAP
+    rows = list(topics.filter(advanced_at__gt=since).values_list("name", "id", "epoch", "head", "advanced_at"))
+    latest = max((row[4] for row in rows), default=None)
+    return [Head(*row[:4]) for row in rows], None if latest is None or latest < mark else latest
 
 
 def trim(*, older_than: timedelta | None = None, batch: int = 500) -> int:

@@ -101,7 +101,10 @@ def _begin(head: log.Head, positions: dict[int, Position] | None, access: Access
         return here, "epoch"
     if position.seq > head.seq:
         return here, "ahead"
-    return here._replace(seq=max(position.seq, since)), None
+    start = max(position.seq, since)
+    if head.seq - start > conf.replay_events:
+        return here, "floor"
+    return here._replace(seq=start), None
 
 
 def _sweep_now_and_then() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from django.contrib.auth import get_user_model
 from django.db import close_old_connections, connections
 
 from . import inbox, log, publishing
-from .access import Access, Principal, authorize
+from .access import Access, Principal, authorize, ended
 from .settings import conf
 
 __all__ = ["Reader"]
@@ -56,6 +56,9 @@ class Reader:
 
     async def authorize(self, principals: Sequence[Principal]) -> dict[Principal, Access | None]:
         return await self.run(authorize, list(principals))
+
+    async def ended(self, principals: Collection[Principal]) -> set[Principal]:
+        return await self.run(ended, principals)
 
     async def heads(self, names: Sequence[str]) -> dict[str, log.Head]:
         return await self.run(log.heads, names)

@@ -80,6 +80,7 @@ class Settings:
 
     # Limits
     hint_bytes = Key(8192, (int,), least=0)
+    replay_events = Key(10_000, (int,), least=1)
     queue_events = Key(256, (int,), least=1)
     queue_bytes = Key(262_144, (int,), least=1024)
     slow_bytes = Key(1_048_576, (int,), least=1024)

@@ -34,8 +34,8 @@ class MarksTargetReadMixin:
         """Return what the page is about: ``self.object``, unless a view says otherwise. None: nothing."""
         return getattr(self, "object", None)
 
-    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        response: HttpResponseBase = super().get(request, *args, **kwargs)  # type: ignore[misc]
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        response: HttpResponseBase = super().dispatch(request, *args, **kwargs)  # type: ignore[misc]
         if response.status_code == 200 and (target := self.get_notification_target()) is not None:
             if isinstance(response, SimpleTemplateResponse):
                 response.add_post_render_callback(lambda _: mark_target_read(request, target))

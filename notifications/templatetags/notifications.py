@@ -171,4 +171,5 @@ def element(context: template.Context, transport: str = "auto") -> dict[str, Any
             **as_json(preference),
         }
         setattr(request, ATTRIBUTE, known)
-    return {"element": known if transport == "auto" else {**known, "transport": transport}, "first": first}
+    own = {} if transport == "auto" else {"transport": transport, "fixed": True}
+    return {"element": {**known, **own}, "first": first}

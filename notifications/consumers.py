@@ -98,8 +98,10 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         except (HubFull, TimeoutError):
             await self._refuse(CloseCode.TOO_MANY, "too many streams on this server; come back soon")
             return
-        except OSError:
-            return  # The client has gone.
+        except OSError as error:
+            # The client has gone, as a rule. If it was something else, the close below tells it.
+            logger.debug("a stream was cut off: %r", error)
+            code = CloseCode.FAILED
         except Exception:
             logger.exception("a stream failed; its client is asked to return")
             code = CloseCode.FAILED

@@ -131,8 +131,11 @@ async def _write_stream(handover: Handover, start: Message, receive: Receive, se
         if not begun:
             return await _refuse(send, start, error)
         logger.info("a client of user %s does not read; its stream is ended", handover.principal.user)
-    except OSError:
-        return  # The client has gone; nothing can be written any more.
+    except OSError as error:
+        # The client has gone, as a rule. If it was something else, the end of the stream below tells it.
+        logger.debug("a stream was cut off: %r", error)
+        if not begun:
+            return await _refuse(send, start, None)
     except asyncio.CancelledError:
         if not _client_left(gone):
             raise

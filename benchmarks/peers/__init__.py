@@ -1,0 +1,1 @@
+"""The servers that this project is compared with, each as its own documentation shows it."""

@@ -1,0 +1,112 @@
+"""A whole run: all targets at all sizes, one after the other, each server alone on its core."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tests.servers import RedisServer, program
+
+from .measure import Backstage, Run
+from .processes import Database, Lines, compiled, leave_server_core
+from .targets import targets
+
+#: The size at which everything is measured; at the others cost and memory only.
+FULL = 1000
+PACKAGES = [
+    *("Django", "channels", "daphne", "channels_redis", "redis", "hiredis", "psycopg"),
+    *("uvicorn", "uvloop", "httptools", "websockets"),
+    *("django-eventstream", "sse-starlette", "starlette"),
+]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure what ``options`` ask for, print it, write it; return the exit status."""
+    leave_server_core()
+    cache: Path = options.cache
+    shutil.copy(Path(__file__).parent / "peers" / "socketio.js", cache)
+    load = compiled("load.c", cache)
+    compiled("floor.c", cache)
+    sizes = [int(word) for word in options.sizes.split(",")]
+    wanted = [word for word in options.only.split(",") if word]
+    chosen = [target for target in targets(cache) if not wanted or any(word in target.key for word in wanted)]
+    results: dict[str, Any] = {"about": about(cache), "targets": {}}
+    output = options.output or cache / "results.json"
+    with ExitStack() as stack:
+        redis = stack.enter_context(RedisServer())
+        postgres = stack.enter_context(Database())
+        postgres.create_database("site")
+        backstage = Backstage(load, redis, postgres, "site")
+        if any(target.ours for target in chosen):
+            prepare(backstage, max(sizes))
+            with backstage.publisher("ours") as publisher:
+                results["notify"] = publisher.ask("cost", 250, "50.0")["result"]
+                print("notify():", results["notify"], flush=True)
+        for target in chosen:
+            found = results["targets"][target.key] = {"name": target.name, "server": target.server, "sizes": {}}
+            for size in sizes:
+                try:
+                    figures = Run(backstage, target, size)(everything=size == FULL, seconds=options.seconds)
+                except Exception as error:
+                    figures = {"error": f"{type(error).__name__}: {error}"}
+                found["sizes"][str(size)] = figures
+                print(target.key, size, json.dumps(figures), flush=True)
+                output.write_text(json.dumps(results, indent=1))
+    from . import report
+
+    print(report.table(results))
+    if options.write:
+        report.write(results)
+    wrong = [key for key, found in results["targets"].items() if any(f.get("wrong") for f in found["sizes"].values())]
+    if wrong:
+        print("lost, duplicate, disordered or foreign deliveries:", "; ".join(wrong))
+    return 1 if wrong else 0
+
+
+def prepare(backstage: Backstage, users: int) -> None:
+    """Migrate the site's database and log in its users."""
+    environment = os.environ | backstage.environment("publisher")
+    migrate = [sys.executable, "-m", "django", "migrate", "-v", "0", "--settings", "benchmarks.site.settings"]
+    subprocess.run(migrate, env=environment, check=True)
+    publisher: Lines
+    with backstage.publisher("ours") as publisher:
+        backstage.sessions = publisher.ask("prepare", users, timeout=300)["result"]
+    with backstage.postgres.connect(backstage.database) as connection:
+        connection.execute("ANALYZE")
+
+
+def about(cache: Path) -> dict[str, Any]:
+    """Return when, where and with which versions."""
+    versions: dict[str, str] = {name: version(name) for name in PACKAGES}
+    versions["Python"] = platform.python_version()
+    versions["node"] = said("node", "--version").lstrip("v")
+    for name in ("socket.io", "redis"):
+        package = json.loads((cache / "node_modules" / name / "package.json").read_text())
+        versions[f"npm {name}"] = package["version"]
+    versions["Redis"] = said(program("redis-server"), "--version").split("v=")[1].split()[0]
+    versions["PostgreSQL"] = said(program("postgres"), "--version").split()[2]
+    processors = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    model = processors[0].split(":")[1].strip() if processors else platform.machine()
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": shlex.join(["make", "bench"]),
+        "arguments": sys.argv[1:],
+        "load average": os.getloadavg()[0],
+        "machine": {"processor": model, "cores": os.cpu_count(), "kernel": platform.release().split("-")[0]},
+        "versions": versions,
+    }
+
+
+def said(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -74,7 +74,7 @@ link.Link.join = count_joins  # type: ignore[method-assign]
 # ---- exceptions, at each await of a stream
 
 armed: Counter[str] = Counter()
-KINDS = {"runtime": RuntimeError, "type": TypeError}
+KINDS = {"runtime": RuntimeError, "type": TypeError, "os": ConnectionResetError}
 kind = "runtime"
 
 

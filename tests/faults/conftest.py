@@ -33,11 +33,6 @@ class MakeCluster(Protocol):
     ) -> Cluster: ...
 
 
-def pytest_sessionfinish() -> None:
-    if rows and (path := os.environ.get("FAULTS_TABLE")):
-        write(Path(path), rows)
-
-
 @pytest.fixture
 def row(request: pytest.FixtureRequest) -> Iterator[Row]:
     """The row of this test; its name is the first line of the test's docstring, what was done the rest."""
@@ -46,6 +41,9 @@ def row(request: pytest.FixtureRequest) -> Iterator[Row]:
     row = Row(name.rstrip(".") + kind, " ".join(done.split()))
     rows.append(row)
     yield row
+    if path := os.environ.get("FAULTS_TABLE"):
+        # After each, so that a run of an hour that is cut short leaves something.
+        write(Path(path), rows)
 
 
 def prepare(postgres: PostgresServer | None, path: Path | None = None, users: int = 25) -> tuple[Site, Cluster]:

@@ -167,7 +167,7 @@ def leaving(cluster: Cluster, row: Row, *, memory: float) -> None:
 PLACES = ["authorize", "heads", "unread", "wait", "take", "encode", "encode json", "send", "replay", "catch up", "read"]
 
 
-def broken_stream(cluster: Cluster, row: Row, kinds: tuple[str, ...] = ("runtime", "type")) -> None:
+def broken_stream(cluster: Cluster, row: Row, kinds: tuple[str, ...] = ("runtime", "type", "os")) -> None:
     """Let a stream of the cluster's one server raise at each place; its client must see the end of it at once."""
     server = cluster.servers[0]
     held = cluster.state(server)["connections"]

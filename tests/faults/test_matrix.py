@@ -464,7 +464,7 @@ def sample_backends(cluster: Cluster, peak: list[int], done: threading.Event) ->
 def test_exception_in_a_stream(make_cluster: MakeCluster, row: Row, kind: str) -> None:
     """An exception is raised inside a stream
 
-    RuntimeError and TypeError, at each place it can come from, at the stream's start and when an event comes.
+    RuntimeError, TypeError and OSError, at each place it can come from, at the stream's start and when an event comes.
     """
     broken_stream(make_cluster(kinds=(kind,)), row)
     row.finish()

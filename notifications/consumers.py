@@ -27,11 +27,13 @@ from .settings import conf
 from .stream import Frame, current_hub, open_stream
 from .subscription import Subscription
 
-__all__ = ["SUBPROTOCOL", "CloseCode", "NotificationConsumer"]
+__all__ = ["SESSION", "SUBPROTOCOL", "CloseCode", "NotificationConsumer"]
 
 logger = logging.getLogger("notifications")
 
 SUBPROTOCOL = "notifications.v1"
+#: Where in the scope the session key is, if nothing else is needed to tell whose connection it is.
+SESSION = "notifications.session"
 
 
 class CloseCode:
@@ -112,7 +114,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         if cursor is not None and len(cursor) > conf.cursor_length:
             await self._error(CloseCode.MALFORMED, "the cursor is too long")
             return CloseCode.MALFORMED
-        async with open_stream(self._principal(), transport="websocket", cursor=cursor) as (subscription, frames):
+        async with open_stream(await self._principal(), transport="websocket", cursor=cursor) as (subscription, frames):
             self._subscription = subscription
             subscription.writes_by(self._write)
             async with aclosing(frames) as batches:  # type: ignore[type-var]
@@ -134,7 +136,13 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
             # Where send() never waits (daphne), this bounds what a client that does not read can pile up.
             self._subscription.end("slow", 0)
 
-    def _principal(self) -> Principal:
+    async def _principal(self) -> Principal:
+        if SESSION in self.scope:
+            key = self.scope[SESSION]
+            principal: Principal | None = await current_hub().identify(key) if key else None
+            if principal is None:
+                raise NotAuthorized
+            return principal
         user = self.scope.get("user")
         if user is None or isinstance(user, AnonymousUser) or not user.is_authenticated:
             raise NotAuthorized

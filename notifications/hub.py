@@ -75,6 +75,7 @@ class Hub:
         self.closing = False
         self.restarts = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._sessions: Batch[str, Any] = Batch(self._identify_all, 500)
         self._authorizations: Batch[Any, Any] = Batch(self._authorize_all, 500)
         self._joins: list[TopicState] = []
         self._link_work = asyncio.Event()
@@ -126,6 +127,10 @@ class Hub:
             await asyncio.sleep(0.5)
 
     # ---------------------------------------------------------------- connections
+
+    async def identify(self, session: str) -> Any:
+        """Return whom a session key stands for (see :mod:`notifications.sessions`), or None."""
+        return await self._sessions.get(session)
 
     @asynccontextmanager
     async def subscribe(
@@ -223,6 +228,9 @@ class Hub:
         own.pop(subscription, None)
         if not own:
             del self.by_user[subscription.principal.user]
+
+    async def _identify_all(self, sessions: list[str]) -> dict[str, Any]:
+        return await self.log.identify(sessions)
 
     async def _authorize_all(self, principals: list[Any]) -> dict[Any, Any]:
         return await self.log.authorize(principals)

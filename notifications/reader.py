@@ -7,19 +7,18 @@ connection each: whatever the number of streams, there are at most ``DATABASE_TH
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from django.contrib.auth import get_user_model
-from django.db import close_old_connections, connections
 
 from . import inbox, log, publishing
 from .access import Access, Principal, authorize, ended
+from .sessions import principals
 from .settings import conf
+from .threads import DatabaseThreads
 
 __all__ = ["Reader"]
 
@@ -32,30 +31,18 @@ class Reader:
     """Everything a hub asks of the database (:class:`notifications.hub.Log`), awaitable."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(conf.database_threads, thread_name_prefix="notifications-db")
-        self._lock = threading.Lock()
-        self._asked = 0
+        self._pool = DatabaseThreads(conf.database_threads)
         self._trim_at = time.monotonic() + 30
 
     async def run(self, function: Callable[..., R], *args: Any) -> R:
         """Run a synchronous database function on the pool."""
-        with self._lock:
-            self._asked += 1
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, function, args)
-
-    def _call(self, function: Callable[..., R], args: tuple[Any, ...]) -> R:
-        close_old_connections()
-        try:
-            return function(*args)
-        finally:
-            with self._lock:
-                self._asked -= 1
-                waiting = self._asked >= conf.database_threads
-            if not waiting:
-                connections.close_all()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
     async def authorize(self, principals: Sequence[Principal]) -> dict[Principal, Access | None]:
         return await self.run(authorize, list(principals))
+
+    async def identify(self, sessions: Sequence[str]) -> dict[str, Principal]:
+        return await self.run(principals, list(sessions))
 
     async def ended(self, principals: Collection[Principal]) -> set[Principal]:
         return await self.run(ended, principals)

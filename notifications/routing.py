@@ -9,11 +9,14 @@ import logging
 from typing import Any, cast
 
 from channels.auth import AuthMiddlewareStack
+from django.conf import settings
+from django.http import parse_cookie
 from django.urls import re_path
 
-from .consumers import NotificationConsumer
+from .consumers import SESSION, NotificationConsumer
 from .handover import Application, Receive, Scope, Send
 from .origin import origin_allowed
+from .sessions import are_django_s_own
 from .settings import conf
 
 __all__ = ["OriginCheck", "websocket_application", "websocket_urlpatterns"]
@@ -48,10 +51,26 @@ class SocketPath:
         await send({"type": "websocket.close", "code": 4404})
 
 
+class SessionCookie:
+    """Passes the session cookie on, to be looked up together with others; other sites' ways are Channels' business."""
+
+    def __init__(self, application: Application, otherwise: Application) -> None:
+        self.application = application
+        self.otherwise = otherwise
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not are_django_s_own():
+            return await self.otherwise(scope, receive, send)
+        cookies = parse_cookie(dict(scope["headers"]).get(b"cookie", b"").decode("latin-1"))
+        await self.application({**scope, SESSION: cookies.get(settings.SESSION_COOKIE_NAME)}, receive, send)
+
+
 consumer = cast(Application, NotificationConsumer.as_asgi())
 
 #: For a ``URLRouter`` of the site's own, inside its authentication.
 websocket_urlpatterns = [re_path(rf"^{conf.socket_path.lstrip('/')}$", cast(Any, OriginCheck(consumer)))]
 
 #: Everything: path, origin, session, consumer.
-websocket_application: Application = SocketPath(OriginCheck(AuthMiddlewareStack(consumer)))
+websocket_application: Application = SocketPath(
+    OriginCheck(SessionCookie(consumer, otherwise=cast(Application, AuthMiddlewareStack(consumer))))
+)

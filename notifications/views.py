@@ -18,7 +18,7 @@ from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.views.decorators.http import require_GET
 
-from . import handover, shutdown, sse
+from . import handover, sessions, shutdown, sse
 from .access import Principal, principal_of
 from .envelope import bye
 from .hub import HubFull, NotAuthorized
@@ -117,7 +117,11 @@ def busy() -> JsonResponse:
 
 
 async def _who(request: HttpRequest) -> Principal | None:
-    """Return whom the request is from; looks up session and user, a few requests at a time."""
+    """Return whom the request is from; sessions of those who come together are looked up together."""
+    if (key := sessions.untouched_key(request)) is not None:
+        principal: Principal | None = await current_hub().identify(key)
+        return principal
+    # A site's own way to tell users: in a thread of the request, so only a few at a time.
     semaphore = _lookups.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(LOOKUPS_AT_ONCE))
     async with semaphore:
         return await sync_to_async(_look_up)(request)

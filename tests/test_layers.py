@@ -14,7 +14,7 @@ LAYERS = {
     "pure": {"settings", "kinds", "cursor", "sse", "envelope", "signals", "failpoints", "batch", "origin"},
     "log": {
         *("models", "access", "doorbell", "log", "publishing", "binding", "broadcasts", "receivers", "inbox", "reader"),
-        "preferences",
+        *("preferences", "sessions", "threads"),
     },
     "hub": {"stepping", "subscription", "link", "follower", "hub"},
     "stream": {"stream", "shutdown", "handover"},

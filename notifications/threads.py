@@ -1,0 +1,85 @@
+"""Threads for the database, each of which keeps its connection while there is work, and closes it soon after."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from django.db import connections
+
+__all__ = ["DatabaseThreads"]
+
+#: Seconds that a connection is kept for what may come next: in a storm of clients, opening one costs more than asking.
+KEEP = 0.5
+
+
+class DatabaseThreads(Executor):
+    """Runs functions that use the database, on up to ``limit`` daemon threads, started when they are needed.
+
+    A thread closes its connections after :data:`KEEP` idle seconds, and at once if a function raised: the next one
+    finds out for itself whether the database is there.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._unfinished = 0
+        self._closed = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the database threads have been shut down")
+            self._unfinished += 1
+            self._jobs.put((future, partial(fn, *args, **kwargs)))
+            if self._unfinished > len(self._threads) < self._limit:
+                name = f"notifications-db-{len(self._threads)}"
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        with self._lock:
+            self._closed = True
+            threads, self._threads = self._threads, []
+        for _ in threads:
+            self._jobs.put(None)
+        if wait:
+            for thread in threads:
+                thread.join()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=KEEP)
+            except Empty:
+                connections.close_all()
+                job = self._jobs.get()
+            if job is None:
+                connections.close_all()
+                return
+            self._run(*job)
+            del job  # What it was asked, and the answer, are not this thread's to keep until the next.
+
+    def _run(self, future: Future[Any], function: Callable[[], Any]) -> None:
+        try:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = function()
+            except BaseException as error:
+                connections.close_all()
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        finally:
+            with self._lock:
+                self._unfinished -= 1

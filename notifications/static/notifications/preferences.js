@@ -5,14 +5,14 @@ const { system } = form.elements;
 const refused = document.querySelector("[data-refused] span");
 
 /** Say so if this browser will not do what is ticked, which other devices of the person's may. */
-function showRefusal(permission = globalThis.Notification?.permission ?? "denied") {
-  refused.hidden = !system.checked || permission !== "denied";
+function showRefusal(allowed = globalThis.Notification && Notification.permission !== "denied") {
+  refused.hidden = !system.checked || allowed;
 }
 
 // Asked for only after a click, as browsers demand and people expect.
 system.addEventListener("change", async () => {
-  if (system.checked) await globalThis.Notification?.requestPermission();
-  showRefusal();
+  if (system.checked) showRefusal((await globalThis.Notification?.requestPermission()) === "granted");
+  else showRefusal();
 });
 showRefusal();
 

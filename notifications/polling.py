@@ -59,35 +59,37 @@ def poll(user: AbstractBaseUser, principal: Principal, cursor: str | None) -> An
         marks[head.name], reason = _begin(head, positions, access)
         if reason:
             resets.append((head.name, reason))
-    ready = control(
-        "ready",
-        cursor=format_cursor(marks.values()),
-        unread=inbox.unread_count(user),
-        heartbeat=int(conf.heartbeat * 1000),
-        connection=secrets.token_urlsafe(9),
-        transport="polling",
-    )
-    frames = [(ready, format_cursor(marks.values()))]
-    events: list[tuple[Envelope, str]] = []
-    more = False
+    read: dict[log.Head, list[log.LogEvent]] = {}
     for head in heads.values():
         start = marks[head.name].seq
         if start >= head.seq:
             continue
         rows = log.read(head.name, start, EVENTS_AT_ONCE)
-        if not rows or rows[0].seq != start + 1:
+        if rows and rows[0].seq == start + 1:
+            read[head] = rows
+        else:
             resets.append((head.name, "floor"))
             marks[head.name] = Position(head.id, head.epoch, head.seq)
-            continue
+    # Behind the resets already: who resumed from before them would be reset again and again.
+    begin = format_cursor(marks.values())
+    ready = control(
+        "ready",
+        cursor=begin,
+        unread=inbox.unread_count(user),
+        heartbeat=int(conf.heartbeat * 1000),
+        connection=secrets.token_urlsafe(9),
+        transport="polling",
+    )
+    frames = [(ready, begin)]
+    frames += [(control("reset", topic=topic, reason=reason), begin) for topic, reason in resets]
+    for head, rows in read.items():
         for row in rows:
             marks[head.name] = Position(head.id, head.epoch, row.seq)
             envelope = log_envelope(head.name, *row)
             if not access.muted or envelope.kind not in access.muted:
-                events.append((envelope, format_cursor(marks.values())))
-        more = more or rows[-1].seq < head.seq
-    last = format_cursor(marks.values())
-    frames += [(control("reset", topic=topic, reason=reason), frames[0][1]) for topic, reason in resets]
-    return Answer(frames + events, last, 0 if more else int(conf.polling_retry * 1000))
+                frames.append((envelope, format_cursor(marks.values())))
+    more = any(rows[-1].seq < head.seq for head, rows in read.items())
+    return Answer(frames, format_cursor(marks.values()), 0 if more else int(conf.polling_retry * 1000))
 
 
 def _begin(head: log.Head, positions: dict[int, Position] | None, access: Access) -> tuple[Position, str | None]:

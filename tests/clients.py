@@ -34,7 +34,7 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class Event:
-    """One event, whatever carried it; ``cursor`` is empty where the event leaves it as it was."""
+    """One event, whatever carried it; ``cursor`` may be empty where the event leaves it as it was."""
 
     type: str
     cursor: str
@@ -291,6 +291,7 @@ class Client(ABC):
         self.ready = Event("", "", {})
         self._stack = stack
         self._found: deque[Event] = deque()
+        self._ended: Ended | None = None
 
     async def open(self) -> None:
         """Open the stream, and take its first event.
@@ -309,7 +310,12 @@ class Client(ABC):
         async with asyncio.timeout(PATIENCE):
             while True:
                 while not self._found:
-                    self._found.extend(await self._read())
+                    if self._ended is not None:
+                        raise self._ended
+                    try:
+                        self._found.extend(await self._read())
+                    except Ended as ended:
+                        self._ended = ended
                 event = self._found.popleft()
                 self.cursor = event.cursor or self.cursor
                 if heartbeats or event.type != "heartbeat":
@@ -355,11 +361,8 @@ class SseClient(Client):
             chunk = await anext(self.response.chunks)
         except (StopAsyncIteration, httpx.RemoteProtocolError) as error:
             raise Ended from error
-        found: list[Event] = []
-        for event in self._parser.feed(chunk):
-            known = any(other.cursor == event.last_event_id for other in found) or event.last_event_id == self.cursor
-            found.append(Event(event.type, "" if known else event.last_event_id, json.loads(event.data)))
-        return found
+        events = self._parser.feed(chunk)
+        return [Event(event.type, event.last_event_id, json.loads(event.data)) for event in events]
 
 
 class WebSocketClient(Client):
@@ -408,7 +411,6 @@ class PollingClient(Client):
         if self._opened:
             del events[0]
         self._opened = True
-        assert not events or events[-1].cursor == answer["cursor"] or events[-1].type == "reset"
         self.cursor = answer["cursor"]
         return events
 

@@ -70,16 +70,17 @@ class DatabaseThreads(Executor):
             del job  # What it was asked, and the answer, are not this thread's to keep until the next.
 
     def _run(self, future: Future[Any], function: Callable[[], Any]) -> None:
-        try:
-            if not future.set_running_or_notify_cancel():
-                return
+        result, failure = None, None
+        if wanted := future.set_running_or_notify_cancel():
             try:
                 result = function()
             except BaseException as error:
                 connections.close_all()
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-        finally:
-            with self._lock:
-                self._unfinished -= 1
+                failure = error
+        with self._lock:
+            # Before the answer is known: who asks again at once needs no second thread.
+            self._unfinished -= 1
+        if failure is not None:
+            future.set_exception(failure)
+        elif wanted:
+            future.set_result(result)

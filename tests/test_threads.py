@@ -12,8 +12,6 @@ from django.db import connection, connections
 from notifications import threads
 from notifications.threads import DatabaseThreads
 
-from .servers import wait_until
-
 
 @pytest.fixture
 def pool(transactional_db: None) -> Iterator[DatabaseThreads]:
@@ -50,17 +48,15 @@ def test_no_more_threads_than_the_limit(pool: DatabaseThreads) -> None:
 def test_one_after_the_other_needs_one_thread(pool: DatabaseThreads) -> None:
     for _ in range(5):
         pool.submit(ask).result(5)
-        wait_until(lambda: pool._unfinished == 0)
     assert len(pool._threads) == 1
 
 
 def test_connection_is_kept_for_what_follows_and_closed_when_nothing_does(
     pool: DatabaseThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(threads, "KEEP", 60)
     pool.submit(ask).result(5)
     assert pool.submit(is_open).result(5)
-    monkeypatch.setattr(threads, "KEEP", 0.05)
-    pool.submit(ask).result(5)
     closed = threading.Event()
     close_all = connections.close_all
 
@@ -69,6 +65,8 @@ def test_connection_is_kept_for_what_follows_and_closed_when_nothing_does(
         closed.set()
 
     monkeypatch.setattr(connections, "close_all", closing)
+    monkeypatch.setattr(threads, "KEEP", 0.05)
+    pool.submit(ask).result(5)
     assert closed.wait(5)
     assert not pool.submit(is_open).result(5)
 

@@ -44,9 +44,12 @@ opened: Counter[str] = Counter()
 def count_query(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
     who = "hub" if threading.current_thread().name.startswith("notifications-db") else "requests"
     queries[who] += 1
-    for table in ("event", "topic", "notification", "membership"):
-        if f'notifications_{table}"' in sql.split("WHERE")[0]:
+    tables = sql.split("WHERE")[0]
+    for table in ("event", "topic", "notification"):
+        if f'notifications_{table}"' in tables:
             queries[f"{who} {table}"] += 1
+    if any(name in tables for name in ("auth_user", "django_session", "notifications_membership", "_preference")):
+        queries[f"{who} authorize"] += 1
     return execute(sql, params, many, context)
 
 

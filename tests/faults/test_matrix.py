@@ -452,8 +452,8 @@ def database_row(cluster: Cluster, row: Row, away: Any) -> None:
     row.finish()
 
 
-def sample_backends(cluster: Cluster, peak: list[int], done: threading.Event) -> None:
-    while not done.wait(0.5):
+def sample_backends(cluster: Cluster, peak: list[int], done: threading.Event, interval: float = 0.5) -> None:
+    while not done.wait(interval):
         try:
             peak[0] = max(peak[0], cluster.backends())
         except psycopg.OperationalError:
@@ -611,6 +611,55 @@ def test_idle_thousand(make_cluster: MakeCluster, own_redis: RedisServer, row: R
     row.at_most("connections of all servers to the database, at any moment", peak, 16)
     row.at_most("disconnects", len(cluster.ends(at)), 0)
     row.finish()
+
+
+def test_storm(own_redis: RedisServer, own_postgres: PostgresServer, row: Row) -> None:
+    """5,000 clients come back in the same moment
+
+    1,000 people with five tabs each, 3,000 over SSE and 2,000 WebSockets, on four servers on this very machine; nobody
+    has missed anything. Each server keeps at most four connections to the database for streams.
+    """
+    site, knows = prepare(own_postgres, users=1000)
+    with Cluster(
+        site.copy(site.database_url, redis_url=own_redis.url),
+        redis=own_redis,
+        postgres=own_postgres,
+        settings=DEFAULTS | {"LIFETIME": 7200.0, "HEARTBEAT": 60.0},
+    ) as cluster:
+        cluster.readers, cluster.group = dict(knows.readers), knows.group
+        cluster.connect(3000, 2000, spread=30, ready_within=60.0, timeout=180.0)
+        with Visitor(cluster, interval=0.05) as visitor:
+            time.sleep(5)
+            usual = visitor.slower_than(0)
+            visitor.visits.clear()
+            # What the servers do by themselves all the time is not the clients' doing.
+            idle, began = cluster.queries(), time.time()
+            time.sleep(10)
+            background = (cluster.queries()["hub"] - idle["hub"]) / (time.time() - began)
+            before, at, peak, done = cluster.queries(), time.time(), [0], threading.Event()
+            sampler = threading.Thread(target=sample_backends, args=[cluster, peak, done, 0.1])
+            sampler.start()
+            number = cluster.farm.call("redial")
+            time.sleep(0.5)
+            cluster.wait_open(number, timeout=120)
+            took = time.time() - at
+            after = cluster.queries()
+            during = visitor.slower_than(0)
+            done.set()
+            sampler.join()
+        hub = after["hub"] - before["hub"] - background * (time.time() - at)
+        lookups = after["hub authorize"] - before["hub authorize"]
+        row.at_most("all live again after", took, 30, " s")
+        row.at_most("connections to the database", peak[0], 4 * 4 + 2 * 4, "")
+        row.note(f"{hub:.0f} queries of the hubs, of which {lookups} for sessions, users and what they may read")
+        row.at_most("other queries for each client", max(0.0, hub - lookups) / number, 0.1)
+        row.at_most("queries in requests for each client", (after["requests"] - before["requests"]) / number, 2)
+        row.note(f"ordinary pages: p99 {usual * 1000:.0f} ms before, {during * 1000:.0f} ms during")
+        row.at_most("page views that failed", visitor.errors, 0)
+        with cluster.publishing():
+            time.sleep(3)
+        row.judge(cluster.judge())
+        row.finish()
 
 
 def test_leaving(make_cluster: MakeCluster, own_redis: RedisServer, row: Row) -> None:

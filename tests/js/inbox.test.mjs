@@ -124,6 +124,32 @@ test("what happens while a page is on its way is not undone by it", async () => 
   assert.equal(inbox.unread, 3, "the server's word after the read, and the one that the page did not have");
 });
 
+test("what the person does while a page is on its way is not undone by it", async () => {
+  let send;
+  tab.page = () => new Promise((resolve) => (send = resolve));
+  const loading = inbox.load();
+  verdict = () => json({ unread: 3, unseen: 0 });
+  inbox.see();
+  await settle();
+  verdict = () => json({ unread: 2, unseen: 0 });
+  inbox.act("read", [1]);
+  await settle();
+  assert.equal(inbox.pending, 0);
+  send(json({ results: [row(1), row(2)], next: null, unread: 3, unseen: 2, kinds: [] }));
+  await loading;
+  assert.deepEqual([counts(), inbox.items.get(1).read, inbox.items.get(2).read], [[2, 0], true, false]);
+});
+
+test("seen elsewhere while a page is on its way: the badge stays empty", async () => {
+  let send;
+  tab.page = () => new Promise((resolve) => (send = resolve));
+  const loading = inbox.load();
+  say("seen", { all: true, before: 2 });
+  send(json({ results: [row(1), row(2)], next: null, unread: 3, unseen: 2, kinds: [] }));
+  await loading;
+  assert.deepEqual(counts(), [3, 0]);
+});
+
 test("marks read at once, tells the server, and believes its counts", async () => {
   serve([row(1), row(2)]);
   await inbox.load();

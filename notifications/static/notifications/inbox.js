@@ -29,7 +29,7 @@ export class Inbox extends EventTarget {
   #csrf;
   #env;
   #outbox;
-  #loads = new Set(); // for each load under way, the events that came meanwhile
+  #loads = new Set(); // for each load under way, the events that came and what was done meanwhile
   #undo = new Map();
   #flushing = false;
   #backoff;
@@ -240,17 +240,17 @@ export class Inbox extends EventTarget {
     this.kinds = answer.kinds ?? this.kinds;
     this.#expire();
     let { unread, unseen } = answer;
+    const redo = ({ all, action, ids }) =>
+      this.#change(all ? [...listed] : ids.filter((id) => listed.has(id)), all ?? EFFECTS[action]);
     for (const [type, data] of meanwhile) {
       // The answer may have been written before these happened; applying them again changes nothing if it was not.
-      if (type === "notification" && !listed.has(data.id)) [unread, unseen] = [plus(unread, 1), plus(unseen, 1)];
+      if (type === "done") redo(data);
+      else if (type === "notification" && !listed.has(data.id)) [unread, unseen] = [plus(unread, 1), plus(unseen, 1)];
       else if (type !== "notification") this.#apply(type, data);
       unread = data.unread ?? unread;
-      unseen = data.unseen ?? unseen;
+      unseen = data.unseen ?? (type === "seen" ? this.unseen : unseen);
     }
-    for (const { all, action, ids } of this.#outbox.all) {
-      const targets = all ? [...listed] : ids.filter((id) => listed.has(id));
-      this.#change(targets, all ?? EFFECTS[action]);
-    }
+    this.#outbox.all.forEach(redo);
     if (!this.pending && (newest || !meanwhile.length)) this.#count({ unread, unseen });
   }
 
@@ -295,6 +295,7 @@ export class Inbox extends EventTarget {
       this.#undo.delete(entry.key);
       if (response.ok) {
         const counts = await response.json().catch(() => ({}));
+        for (const meanwhile of this.#loads) meanwhile.push(["done", { ...entry, ...counts }]);
         if (!this.pending) this.#count(counts);
       } else {
         undo?.();

@@ -420,11 +420,15 @@ class Worker:
 
 CREATE_USERS = """
 from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import make_password
 from django.test import Client
 
+hashed = make_password("password")
 result = {}
 for name in names:
-    user = get_user_model().objects.create_user(name, password="password", is_staff=staff, is_superuser=superuser)
+    # One hash for all: to make it is slow on purpose.
+    user = get_user_model()(username=name, password=hashed, is_staff=staff, is_superuser=superuser)
+    user.save()
     client = Client()
     client.force_login(user)
     result[name] = [user.pk, client.cookies["sessionid"].value]

@@ -1,0 +1,140 @@
+"""What only real processes can show: other processes, two kinds of server, threads and connections of open streams."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import Any, Literal
+
+import pytest
+import redis
+
+from tests.clients import TRANSPORTS, Client, Network, connect
+from tests.conftest import MakeSite
+from tests.servers import AsgiServer, PostgresServer, RedisServer, Site, wait_until
+
+Kind = Literal["daphne", "uvicorn"]
+KINDS: tuple[Kind, ...] = ("daphne", "uvicorn")
+
+#: What a process may use, whatever the number of its streams (issue: an open stream holds nothing).
+THREADS = 12
+
+
+async def open_stream(server: AsgiServer, site: Site, name: str, transport: str = "sse", **options: Any) -> Client:
+    return await connect(transport, Network(server.url), site.sessions[name], **options)  # type: ignore[arg-type]
+
+
+def publish(site: Site, code: str, **values: Any) -> Any:
+    with site.worker() as worker:
+        return worker.run(code, **values)
+
+
+NOTIFY = """
+from django.contrib.auth import get_user_model
+from notifications import notify
+for title in titles:
+    notify(get_user_model().objects.get(username=name), title)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_command_without_redis_reaches_an_open_stream(make_site: MakeSite, kind: Kind) -> None:
+    site = make_site("sqlite")
+    with site.server(kind) as server:
+        stream = await open_stream(server, site, "alice")
+        try:
+            await asyncio.to_thread(site.manage, "notify", "alice", "hi")
+            committed = time.monotonic()
+            event = await stream.next()
+            assert (event.type, event.data["title"]) == ("notification", "hi")
+            # The safety poll asks each second; the rest is for a busy machine.
+            assert time.monotonic() - committed < 5
+        finally:
+            await stream.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_each_transport_resumes_what_another_left(site: Site, kind: Kind, transport: str) -> None:
+    with site.server(kind) as server, site.worker() as worker:
+        first = await open_stream(server, site, "alice", transport)
+        await asyncio.to_thread(worker.run, NOTIFY, name="alice", titles=["one"])
+        assert (await first.next()).data["title"] == "one"
+        cursor = first.cursor
+        await first.close()
+        await asyncio.to_thread(worker.run, NOTIFY, name="alice", titles=["two", "three"])
+        for other in TRANSPORTS:
+            again = await open_stream(server, site, "alice", other, cursor=cursor)
+            assert [(await again.next()).data["title"] for _ in range(2)] == ["two", "three"]
+            await again.close()
+
+
+async def test_broadcast_of_a_third_process_is_one_publish_for_two_servers(
+    make_site: MakeSite, redis_server: RedisServer
+) -> None:
+    site = make_site("postgresql", redis=redis_server.url)
+    names = ["alice", "bob", "carol", "sam", "root"]
+    async with AsyncExitStack() as stack:
+        servers = [stack.enter_context(site.server(kind)) for kind in KINDS]
+        worker = stack.enter_context(site.worker())
+        group = worker.run(
+            "from notifications.doorbell import group_name; result = 'asgi__group__' + group_name('everyone')"
+        )
+        streams = [
+            await open_stream(server, site, name, transport)
+            for server in servers
+            for name in names
+            for transport in ("sse", "websocket")
+        ]
+        for stream in streams:
+            stack.push_async_callback(stream.close)
+        listener = stack.enter_context(redis.Redis(port=redis_server.port))
+        heard = listener.pubsub(ignore_subscribe_messages=True)
+        heard.subscribe(group)
+        calls = redis_server.calls("publish")
+        await asyncio.to_thread(worker.run, "from notifications import broadcast; broadcast('to all')")
+        for event in await asyncio.gather(*(stream.next() for stream in streams)):
+            assert (event.type, event.data["title"]) == ("notification", "to all")
+        published = [message for _ in range(20) if (message := heard.get_message(timeout=0.1))]
+        assert len(published) == 1
+        # Each server's probe publishes now and then, too; twenty clients would be twenty more.
+        assert redis_server.calls("publish") - calls < 10
+        heard.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_open_streams_hold_neither_threads_nor_connections(
+    make_site: MakeSite, postgres_server: PostgresServer, redis_server: RedisServer, kind: Kind, transport: str
+) -> None:
+    site = make_site("postgresql", redis=redis_server.url)
+    database = site.database_url.rsplit("/", 1)[1].partition("?")[0]
+    names = [f"user{number}" for number in range(200)]
+    await asyncio.to_thread(site.create_users, names)
+    async with AsyncExitStack() as stack:
+        # Held between two polls, a connection could not be told from one that a stream holds.
+        server = stack.enter_context(site.server(kind))
+        for start in range(0, len(names), 25):
+            for stream in await asyncio.gather(
+                *(open_stream(server, site, name, transport) for name in names[start : start + 25])
+            ):
+                stack.push_async_callback(stream.close)
+        # The safety poll opens one for a moment every two seconds.
+        await asyncio.to_thread(
+            wait_until,
+            lambda: postgres_server.backends(database) == 0,
+            timeout=30,
+            what="no connection while streams are open",
+        )
+        assert server.threads() <= THREADS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_two_processes_on_one_database_without_redis(site: Site, kind: Kind) -> None:
+    with site.server(kind) as one, site.server(kind) as two:
+        streams = [await open_stream(server, site, "alice") for server in (one, two)]
+        await asyncio.to_thread(publish, site, NOTIFY, name="alice", titles=["a", "b", "c"])
+        for stream in streams:
+            assert [(await stream.next()).data["title"] for _ in range(3)] == ["a", "b", "c"]
+            await stream.close()

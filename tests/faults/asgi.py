@@ -35,6 +35,9 @@ from notifications.envelope import Envelope  # noqa: E402
 
 wrapped = notifications.asgi.wrap(django_application)
 
+if "FAULTS_LINGER" in os.environ:
+    hub.LINGER = float(os.environ["FAULTS_LINGER"])
+
 # ---- queries, by who asked: the hub's pool ("notifications-db_0" …) or requests
 
 queries: Counter[str] = Counter()

@@ -153,16 +153,13 @@ class Cluster:
         settings: dict[str, Any] | None = None,
         **environment: str,
     ) -> None:
-        self.site = site
+        environment["FAULTS_NOTIFICATIONS"] = json.dumps(settings or {})
+        # For publishers and workers, too: they must be on the same layer.
+        self.site = site = site.copy(site.database_url, extra=site.extra | environment)
         self.redis = redis
         self.postgres = postgres
         self.database = site.database_url.rpartition("/")[2]
-        environment["FAULTS_NOTIFICATIONS"] = json.dumps(settings or {})
-        self.servers = [site.server(kind, **environment) for kind in kinds]
-        for server in self.servers:
-            if server.kind == "daphne":
-                # Twisted's default backlog of 50 turns a returning crowd away; docs/operate.md says so, too.
-                server.arguments += []
+        self.servers = [site.server(kind) for kind in kinds]
         self.publishers: list[Publisher] = []
         self.stack = ExitStack()
         #: Who reads what, by the test's own account: topic → users.

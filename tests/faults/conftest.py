@@ -53,7 +53,7 @@ def prepare(postgres: PostgresServer | None, path: Path | None = None, users: in
     site.manage("migrate", "--verbosity=0")
     cluster = Cluster(site, redis=None, postgres=postgres, kinds=())
     cluster.create_users(users)
-    return site, cluster
+    return cluster.site, cluster
 
 
 @pytest.fixture(scope="session")

@@ -260,9 +260,14 @@ async def test_exception_in_a_stream_still_ends_the_response(
         async def receive() -> Any:
             await asyncio.Event().wait()
 
-        start = {"type": "http.response.start", "status": 200, "headers": []}
+        async def django(scope: Any, receive: Any, send: Any) -> None:
+            scope[handover.SCOPE_KEY].principal = Principal(1, "s")
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+
         async with asyncio.timeout(5):
-            await handover._write_stream(handover.Handover(Principal(1, "s")), start, receive, send)
+            await handover.StreamHandover(django)({"type": "http"}, receive, send)
         assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
 
 

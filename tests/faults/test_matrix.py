@@ -236,10 +236,11 @@ def test_failover(make_cluster: MakeCluster, own_redis: RedisServer, row: Row, l
             own_redis.kill()
             proxy.turn_to(replica.port)
             back = time.time()
-            # Whatever a hub thinks: hints are what shows that its groups are joined again.
-            wait_until(lambda: all_hinted(cluster), 30, what="all groups to be joined again")
+            # Long enough for each hub to have noticed; the pub/sub layer may be back before that.
+            time.sleep(5)
+            wait_until(lambda: all_joined(cluster), 30, what="all groups to be joined again")
             seen = time.time()
-            time.sleep(8)
+            time.sleep(10)
         row.at_most("all groups joined again after", seen - back, 10, " s")
         row.at_most("disconnects", len(cluster.ends(at)), 0)
         row.at_most("page views that failed", visitor.errors, 0)
@@ -249,7 +250,7 @@ def test_failover(make_cluster: MakeCluster, own_redis: RedisServer, row: Row, l
         row.finish()
 
 
-def all_hinted(cluster: Cluster) -> bool:
+def all_joined(cluster: Cluster) -> bool:
     return all(state["up"] and state["confirmed"] for state in map(cluster.state, cluster.servers))
 
 
@@ -283,13 +284,15 @@ def test_late_link_and_churn(make_cluster: MakeCluster, own_redis: RedisServer, 
             redis=f"redis://127.0.0.1:{proxy.port}",
             # Each person reads 25 topics of their own beside the others.
             settings={"TOPICS": "tests.faults.urls.own_topics"},
+            # Groups are left at once, so that there is something to join.
+            FAULTS_LINGER="0.2",
         )
         cluster.extend_readers()
         cluster.connect(50, 50)
         with cluster.publishing(long=0):
-            joined = cluster.farm.call("churn", seconds=180, rate=20)
+            joined = cluster.farm.call("churn", seconds=120, rate=20)
         findings = cluster.judge()
-        row.at_least("connects", joined, 2500)
+        row.at_least("connects", joined, 2000)
         row.at_least("topics joined", sum(cluster.state(server)["joins"] for server in cluster.servers), 10_000)
         row.note(f"p99 {percentile(cluster.latencies(), 0.99):.2f} s")
         row.judge(findings)
@@ -385,7 +388,7 @@ def test_database_killed(
 def test_database_slow(make_cluster: MakeCluster, own_redis: RedisServer, row: Row) -> None:
     """The database is slow
 
-    Queries of the log take five seconds, four times in a row (an exclusive lock on its tables).
+    Queries of the log take five seconds, four times in a row (an exclusive lock on its table).
     """
     cluster = make_cluster(redis=own_redis)
     cluster.connect()
@@ -394,7 +397,7 @@ def test_database_slow(make_cluster: MakeCluster, own_redis: RedisServer, row: R
         assert cluster.postgres is not None
         for _ in range(4):
             with cluster.postgres.connect(cluster.database) as connection, connection.transaction():
-                connection.execute("LOCK TABLE notifications_event, notifications_topic IN ACCESS EXCLUSIVE MODE")
+                connection.execute("LOCK TABLE notifications_event IN ACCESS EXCLUSIVE MODE")
                 time.sleep(5)
             time.sleep(0.5)
 

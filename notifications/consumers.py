@@ -122,6 +122,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
                     for frame in batch:
                         async with asyncio.timeout(conf.slow_seconds):
                             await self._write((frame,))
+                    del batch, frame  # Nothing that was sent stays in memory until the next.
             assert subscription.ended is not None
             return CLOSE_CODES.get(subscription.ended.reason, CloseCode.NORMAL)
 

@@ -23,6 +23,8 @@ __all__ = ["Follower", "Log"]
 logger = logging.getLogger("notifications")
 
 READ_AT_ONCE = 200
+#: Events of a topic that are remembered for those who are a little behind.
+RECENT = 64
 
 
 class Log(Protocol):
@@ -142,6 +144,7 @@ class Follower:
         state.seen = event.seq
         state.seen_at = self._loop.time()
         state.recent.append(event)
+        del state.recent[:-RECENT]
         for subscription in state.subscriptions:
             subscription.push(event)
         if not self._undelivered:

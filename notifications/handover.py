@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from . import shutdown
@@ -36,16 +37,16 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 SCOPE_KEY = "notifications.handover"
 
 
-@dataclass
+@dataclass(slots=True)
 class Handover:
-    """What the view leaves for the wrapper: for whom to stream, and from where."""
+    """What the view leaves for the wrapper: for whom to stream, and from where.
+
+    :ivar start: the head of Django's answer, held back until Django has finished; None when it is not, or not any more.
+    """
 
     principal: Any = None
     cursor: str | None = None
-
-    @property
-    def accepted(self) -> bool:
-        return self.principal is not None
+    start: Message | None = None
 
 
 def encode_frames(frames: Sequence[Frame]) -> bytes:
@@ -82,21 +83,19 @@ class StreamHandover:
         if scope["type"] != "http":
             return await self.application(scope, receive, send)
         handover = Handover()
-        held: list[Message] = []
-
-        async def hold_back(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                if handover.accepted and _is_event_stream(message):
-                    held.append(message)
-                    return
-            elif held:
-                return  # The body of the view's answer, which is empty.
-            await send(message)
-
-        await self.application({**scope, SCOPE_KEY: handover}, receive, hold_back)
-        if held:
+        await self.application({**scope, SCOPE_KEY: handover}, receive, partial(_hold_back, handover, send))
+        if handover.start is not None:
             # Django has finished: the request's thread and database connection are gone.
-            await _write_stream(handover, held[0], receive, send)
+            await _write_stream(handover, receive, send)
+
+
+async def _hold_back(handover: Handover, send: Send, message: Message) -> None:
+    if handover.start is not None:
+        return  # The body of the view's answer, which is empty.
+    if message["type"] == "http.response.start" and handover.principal is not None and _is_event_stream(message):
+        handover.start = message
+    else:
+        await send(message)
 
 
 def _is_event_stream(start: Message) -> bool:
@@ -106,7 +105,12 @@ def _is_event_stream(start: Message) -> bool:
     )
 
 
-async def _write_stream(handover: Handover, start: Message, receive: Receive, send: Send) -> None:
+def _without_length(start: Message) -> Message:
+    headers = [(name, value) for name, value in start.get("headers", ()) if name.lower() != b"content-length"]
+    return {**start, "headers": headers}
+
+
+async def _write_stream(handover: Handover, receive: Receive, send: Send) -> None:
     """Write the stream until it ends, the client goes, or the client stops reading.
 
     An exception must not leave here: daphne would keep the socket open, silent, for ever.
@@ -115,27 +119,27 @@ async def _write_stream(handover: Handover, start: Message, receive: Receive, se
     task = asyncio.current_task()
     assert task is not None
     gone = asyncio.create_task(_disconnected(receive, task))
-    headers = [(name, value) for name, value in start.get("headers", ()) if name.lower() != b"content-length"]
-    begun = False
     try:
         async with open_stream(handover.principal, transport="sse", cursor=handover.cursor) as (subscription, frames):
-            await send({**start, "headers": headers})
-            begun = True
+            assert handover.start is not None
+            await send(_without_length(handover.start))
+            handover.start = None
             output = Output(send, subscription)
             subscription.writes_by(output.write)
             async with aclosing(frames) as batches:  # type: ignore[type-var]
                 async for batch in batches:
                     async with asyncio.timeout(conf.slow_seconds):
                         await output.write(batch)
+                    del batch  # Nothing that was sent stays in memory until the next.
     except (NotAuthorized, HubFull, TimeoutError) as error:
-        if not begun:
-            return await _refuse(send, start, error)
+        if handover.start is not None:
+            return await _refuse(send, handover.start, error)
         logger.info("a client of user %s does not read; its stream is ended", handover.principal.user)
     except OSError as error:
         # The client has gone, as a rule. If it was something else, the end of the stream below tells it.
         logger.debug("a stream was cut off: %r", error)
-        if not begun:
-            return await _refuse(send, start, None)
+        if handover.start is not None:
+            return await _refuse(send, handover.start, None)
     except asyncio.CancelledError:
         if not _client_left(gone):
             raise
@@ -143,8 +147,8 @@ async def _write_stream(handover: Handover, start: Message, receive: Receive, se
         return
     except Exception:
         logger.exception("a stream failed; its client is asked to return")
-        if not begun:
-            return await _refuse(send, start, None)
+        if handover.start is not None:
+            return await _refuse(send, handover.start, None)
     finally:
         gone.cancel()
     if _client_left(gone):

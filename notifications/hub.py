@@ -166,10 +166,12 @@ class Hub:
             # Join before reading where the log stands: an event committed in between would be lost.
             async with asyncio.timeout(READY_TIMEOUT):
                 for state in states:
-                    await asyncio.shield(state.ready)
+                    if not state.known:
+                        await asyncio.shield(state.ready)
             for state in states:
                 subscription.marks[state] = self._mark(state, positions, access.since.get(state.name, 0))
                 state.subscriptions.add(subscription)
+            del access, positions  # This frame lasts as long as the stream; what it names stays in memory.
             self._enter(subscription)
             stream_opened.send_robust(
                 sender=self, user=principal.user, transport=transport, connection=subscription.connection

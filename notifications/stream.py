@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from . import garbage
 from .envelope import Envelope, bye, control
 from .hub import Hub
 from .reader import Reader
@@ -26,7 +27,7 @@ logger = logging.getLogger("notifications")
 #: An event and the cursor of somebody who has received it; None: the cursor stays as it is.
 Frame = tuple[Envelope, str | None]
 
-HEARTBEAT: Frame = (control("heartbeat"), None)
+HEARTBEAT = control("heartbeat")
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
 
@@ -38,6 +39,7 @@ def current_hub() -> Hub:
     if hub is None:
         hub = _hubs[loop] = Hub(Reader())
         hub.start()
+        garbage.calm()
     return hub
 
 
@@ -53,24 +55,29 @@ async def open_stream(
     async with hub.subscribe(principal, transport=transport, cursor=cursor) as subscription:
         # Who resumes has kept count; to count for thousands that return at once would cost a query each.
         unread = await hub.log.unread(principal.user) if cursor is None else None  # type: ignore[attr-defined]
-        ready = control(
-            "ready",
-            cursor=subscription.cursor(),
-            unread=unread,
-            heartbeat=int(conf.heartbeat * 1000),
-            connection=subscription.connection,
-            transport=transport,
-        )
-        yield subscription, _frames(hub, subscription, (ready, subscription.cursor()))
+        yield subscription, _frames(hub, subscription, unread)
 
 
-async def _frames(hub: Hub, subscription: Subscription, ready: Frame) -> AsyncIterator[Sequence[Frame]]:
+def _ready(subscription: Subscription, unread: int | None) -> Frame:
+    cursor = subscription.cursor()
+    envelope = control(
+        "ready",
+        cursor=cursor,
+        unread=unread,
+        heartbeat=int(conf.heartbeat * 1000),
+        connection=subscription.connection,
+        transport=subscription.transport,
+    )
+    return envelope, cursor
+
+
+async def _frames(hub: Hub, subscription: Subscription, unread: int | None) -> AsyncIterator[Sequence[Frame]]:
     loop = asyncio.get_running_loop()
     # Spread, so that streams that began together do not end together.
     last = loop.time() + conf.lifetime * random.uniform(0.8, 1.2)
     timer = loop.call_later(conf.heartbeat, subscription.tick)
     try:
-        yield [ready]
+        yield [_ready(subscription, unread)]
         if subscription.malformed:
             yield [(control("reset", topic="*", reason="malformed"), subscription.cursor())]
         while subscription.ended is None:
@@ -79,7 +86,7 @@ async def _frames(hub: Hub, subscription: Subscription, ready: Frame) -> AsyncIt
                     if taken := subscription.take():
                         yield taken
                     async for found in hub.replay(subscription):
-                        wanted = [item for item in found if not subscription.mutes(item)]
+                        wanted = [item for item in found if subscription.wants(item)]
                         if wanted and subscription.ended is None:
                             yield [_frame(subscription, item) for item in wanted]
                 except Exception:
@@ -93,7 +100,10 @@ async def _frames(hub: Hub, subscription: Subscription, ready: Frame) -> AsyncIt
                     subscription.end("lifetime", random.randint(0, 1000))
                     break
                 timer = loop.call_at(min(loop.time() + conf.heartbeat, last), subscription.tick)
-                yield [HEARTBEAT]
+                # Who hears of nothing but muted kinds would otherwise return, one day, to a place that is long trimmed.
+                cursor = subscription.cursor() if subscription.passed_over else None
+                subscription.passed_over = False
+                yield [(HEARTBEAT, cursor)]
             await subscription.wait()
             if subscription.unfinished is not None:
                 async with asyncio.timeout(conf.slow_seconds):

@@ -8,7 +8,6 @@ the one recovery rule: replay from the cursor until there is nothing more to rea
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -48,7 +47,15 @@ class LiveEvent:
 
 
 class TopicState:
-    """What a hub knows of a topic that it serves: how far it has seen the log, and who wants it."""
+    """What a hub knows of a topic that it serves: how far it has seen the log, and who wants it.
+
+    There is one for each user who is connected, so it is kept small.
+    """
+
+    __slots__ = (
+        *("confirmed", "epoch", "hinted", "id", "known", "name", "ready", "recent", "repairing"),
+        *("seen", "seen_at", "subscriptions", "unused_since", "users"),
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -64,7 +71,8 @@ class TopicState:
         self.users = 0
         self.unused_since = 0.0
         self.subscriptions: set[Subscription] = set()
-        self.recent: deque[LiveEvent] = deque(maxlen=64)
+        #: The last events, for those who are a little behind.
+        self.recent: list[LiveEvent] = []
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def here(self) -> Mark:
@@ -89,15 +97,17 @@ class Subscription:
     topics: tuple[str, ...]
     queue_events: int
     queue_bytes: int
-    #: Kinds of notifications that are passed over: the cursor moves on, and the next frame carries it.
+    #: Kinds of notifications that are passed over: the cursor moves on, and the next frame carries it, a heartbeat at
+    #: the latest if any were passed over since the last one.
     muted: frozenset[str] = frozenset()
+    passed_over: bool = False
     marks: dict[TopicState, Mark] = field(default_factory=dict)
     live: bool = False
     malformed: bool = False
     ended: End | None = None
     due: bool = False
     queued_bytes: int = 0
-    queue: deque[LiveEvent] = field(default_factory=deque)
+    queue: list[LiveEvent] = field(default_factory=list)
     waiter: asyncio.Future[None] | None = None
     #: How a transport writes, and the way to do so while the stream's task waits; None: only that task writes.
     write: Callable[[list[tuple[Envelope, str]]], Coroutine[Any, Any, None]] | None = None
@@ -111,8 +121,8 @@ class Subscription:
         """
         if not self.live:
             return
-        if self.muted and not self.queue and event.envelope.kind in self.muted:
-            # Nothing before it waits: passed over without waking anybody.
+        if not self.queue and not self.wants(event):
+            # Nothing before it waits, and nobody need be woken.
             self.marks[event.state] = event.mark
             return
         if len(self.queue) >= self.queue_events or self.queued_bytes + event.envelope.size > self.queue_bytes:
@@ -149,9 +159,12 @@ class Subscription:
             unfinished, self.unfinished = self.unfinished, None
             await unfinished
 
-    def mutes(self, item: LiveEvent | tuple[TopicState, str]) -> bool:
-        """Return whether this is a notification of a kind that the person does not want."""
-        return bool(self.muted) and isinstance(item, LiveEvent) and item.envelope.kind in self.muted
+    def wants(self, item: LiveEvent | tuple[TopicState, str]) -> bool:
+        """Return whether this is to be delivered: anything but a notification of a muted kind."""
+        if not self.muted or not isinstance(item, LiveEvent) or item.envelope.kind not in self.muted:
+            return True
+        self.passed_over = True
+        return False
 
     def fall_back(self) -> None:
         """Leave the live flow: the topic began a new life, or the hub itself has lost its place."""
@@ -189,11 +202,11 @@ class Subscription:
     def take(self) -> list[tuple[Envelope, str]]:
         """Return everything queued that is not muted, each with the cursor of somebody who has just received it."""
         taken = []
-        while self.queue:
-            event = self.queue.popleft()
+        for event in self.queue:
             self.marks[event.state] = event.mark
-            if not self.mutes(event):
+            if self.wants(event):
                 taken.append((event.envelope, self.cursor()))
+        self.queue.clear()
         self.queued_bytes = 0
         return taken
 

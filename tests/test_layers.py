@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "notifications"
 #: From the bottom to the top; a module imports only from its own layer and from those before it.
 LAYERS = {
-    "pure": {"settings", "kinds", "cursor", "sse", "envelope", "signals", "failpoints", "batch", "origin"},
+    "pure": {"settings", "kinds", "cursor", "sse", "envelope", "signals", "failpoints", "batch", "origin", "garbage"},
     "log": {
         *("models", "access", "doorbell", "log", "publishing", "binding", "broadcasts", "receivers", "inbox", "reader"),
         *("preferences", "sessions", "threads"),

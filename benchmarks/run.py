@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
                 print("notify():", results["notify"], flush=True)
         for target in chosen:
             found = results["targets"][target.key] = {"name": target.name, "server": target.server, "sizes": {}}
-            for size in sizes:
+            for size in (size for size in sizes if size <= target.most):
                 try:
                     figures = Run(backstage, target, size)(everything=size == FULL, seconds=options.seconds)
                 except Exception as error:

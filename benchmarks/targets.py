@@ -32,6 +32,7 @@ class Target:
     :ivar path: what clients ask for; ``{user}`` is their index, ``{cursor}`` where they are.
     :ivar protocol, ready: as ``load.c`` has them.
     :ivar publisher: a kind of :mod:`benchmarks.publishers`.
+    :ivar most: more connections than this are not tried; a broadcast would take seconds.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Target:
     ready: str
     publisher: str
     headers: dict[str, str] = field(default_factory=dict)
+    most: int = 10_000
 
     @property
     def key(self) -> str:
@@ -80,8 +82,17 @@ def ours(server: str, command: list[str]) -> list[Target]:
 def peers(server: str, command: list[str]) -> list[Target]:
     stream, sockets = "/events/?channel=everyone&channel=user-{user}", "/ws/chat/?user={user}"
     return [
-        Target("django-eventstream", server, [*command, DJANGO], stream, "sse", "event: stream-open", "eventstream"),
-        Target("Channels tutorial, pub/sub", server, [*command, DJANGO], sockets, "ws", "", "tutorial"),
+        Target(
+            "django-eventstream",
+            server,
+            [*command, DJANGO],
+            stream,
+            "sse",
+            "event: stream-open",
+            "eventstream",
+            most=5000,
+        ),
+        Target("Channels tutorial, pub/sub", server, [*command, DJANGO], sockets, "ws", "", "tutorial", most=5000),
     ]
 
 

@@ -34,8 +34,8 @@
 #include <unistd.h>
 
 enum { MARK = 37, CARRY = MARK - 1, HEAD_LIMIT = 16384, BUFFER = 1 << 18, EVERYBODY = 999999, COUNTS = 1 << 20 };
-/* As notifications.js: a second after an event, and sooner after this much. */
-enum { ACK_BYTES = 65536, ACK_LEAST = 60000, ACK_MOST = 1000000, SAMPLES = 1 << 23 };
+/* As notifications.js: some time after an event, and sooner after this much. */
+enum { ACK_BYTES = 65536, ACK_LEAST = 60000, ACK_MOST = 15000000, SAMPLES = 1 << 23 };
 enum state { UNUSED, CONNECTING, HEAD, LIVE, CLOSED };
 
 struct client {

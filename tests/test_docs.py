@@ -115,6 +115,7 @@ def test_setting_has_its_default_in_the_table(name: str) -> None:
 @pytest.mark.parametrize("name", Settings.keys())
 def test_setting_has_its_type_in_the_table(name: str) -> None:
     words = {
+        bool: "bool",
         int: "int",
         float: "number",
         str: "text",

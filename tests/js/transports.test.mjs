@@ -152,12 +152,12 @@ test("websocket passes on frames and passes over what is not one", () => {
   assert.deepEqual(log, [["notification", "c2", note(1)]]);
 });
 
-test("websocket acknowledges within a second, and at once after 64 KiB", async () => {
+test("websocket acknowledges within fifteen seconds, and at once after 64 KiB", async () => {
   websocket(config(), port);
   const [socket] = env.WebSocket.all;
   socket.frame("notification", note(1), "c2");
   socket.frame("notification", note(2), "c3");
-  await clock.advance(999);
+  await clock.advance(14_999);
   assert.deepEqual(socket.sent, []);
   await clock.advance(1);
   assert.deepEqual(socket.sent, [{ type: "ack", cursor: "c3" }]);

@@ -15,7 +15,7 @@ import { retryAfter } from "./backoff.js";
 
 export const SUBPROTOCOL = "notifications.v1";
 const ACK_BYTES = 65_536;
-const ACK_MS = 1000;
+const ACK_MS = 15_000; // what the server does with one costs it as much as a message sent, so: not after each
 const ACK_LEAST_MS = 60; // under the server's 20 frames a second, also while much is being replayed
 
 /** The protocol's own types and those of the inbox; EventSource hears only types it was told of. */

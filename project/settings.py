@@ -111,6 +111,12 @@ NOTIFICATIONS = {
         "order.progress": {"label": _("My orders"), "description": _("Each step of an order of yours.")},
         "order.new": {"label": _("New orders"), "description": _("Somebody ordered something.")},
         "broadcast": {"label": _("Announcements"), "description": _("What the shop has to say.")},
+        # Stands in a banner on every page, and can not be muted.
+        "shop.notice": {
+            "label": _("Important announcements"),
+            "description": _("What nobody should miss."),
+            "mandatory": True,
+        },
     },
 }
 

@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from notifications import broadcast
+from notifications.models import Level
 from project.shop.demo import PEOPLE
 from project.shop.forms import AnnouncementForm
 from project.shop.models import Order, Product, Status
@@ -127,6 +128,10 @@ def announce(request: Request) -> HttpResponse:
     if not form.is_valid():
         return render(request, "shop/desk.html", desk_context(form), status=422)
     data = form.cleaned_data
-    broadcast(data["title"], data["body"], audience=data["audience"], level=data["level"], sender=request.user)
+    # What is more than news stands in a banner on every page until each person has dismissed it.
+    kind = "shop.notice" if data["level"] in (Level.WARNING, Level.ERROR) else "broadcast"
+    broadcast(
+        data["title"], data["body"], audience=data["audience"], kind=kind, level=data["level"], sender=request.user
+    )
     messages.success(request, _("Sent: %(title)s") % {"title": data["title"]})
     return redirect("shop:desk")

@@ -22,6 +22,7 @@ from django.contrib.auth.models import AnonymousUser
 from . import shutdown
 from .access import Principal, principal_of
 from .envelope import control
+from .handover import Message, Receive, Scope, Send
 from .hub import HubFull, NotAuthorized
 from .settings import conf
 from .stream import Frame, current_hub, open_stream
@@ -70,7 +71,19 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         self._acknowledged = 0
         self._unacknowledged: deque[tuple[str, int]] = deque(maxlen=1024)
 
-    async def dispatch(self, message: dict[str, Any]) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As in Channels, but without a task for each message, and without a channel to receive from."""
+        self.scope, self.base_send = scope, send
+        try:
+            while True:
+                await self.dispatch(await receive())
+        except StopConsumer:
+            pass
+        finally:
+            if self._writer is not None:
+                self._writer.cancel()
+
+    async def dispatch(self, message: Message) -> None:
         """As in Channels, but for the three messages of a WebSocket only, and without the hop to a thread."""
         match message["type"]:
             case "websocket.connect":
@@ -129,7 +142,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
     async def _write(self, frames: Sequence[Frame]) -> None:
         position = None
         for envelope, position in frames:
-            await self.send({"type": "websocket.send", "text": envelope.as_json(position)})
+            await self.base_send({"type": "websocket.send", "text": envelope.as_json(position)})
             self._sent += envelope.size
         if position is not None:
             self._unacknowledged.append((position, self._sent))
@@ -149,7 +162,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
             raise NotAuthorized
         return principal_of(user, self.scope.get("session"))
 
-    async def _receive(self, message: dict[str, Any]) -> None:
+    async def _receive(self, message: Message) -> None:
         """A client may acknowledge and ping, little and not too often; anything else closes the connection."""
         if not self._allowed():
             return await self._end(CloseCode.TOO_MANY, "too many frames")

@@ -516,6 +516,26 @@ async def test_replay_of_nothing_but_muted_kinds_brings_nothing(world: World, tr
         assert await next_titles(client, 1) == ["heard"]
 
 
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_heartbeat_carries_the_cursor_past_what_was_muted(world: World, transport: str, settings: Any) -> None:
+    settings.NOTIFICATIONS = {"KINDS": KINDS, "HEARTBEAT": 0.2}
+    await achange(world.alice, muted=["order.shipped"])
+    cursor = await sync_to_async(cursor_for)(world.alice)
+    await anotify(world.alice, "replayed", kind="order.shipped")
+    async with world.connect(transport, cursor=cursor) as client:
+        for _occasion in ("replayed", "live"):
+            now = await sync_to_async(cursor_for)(world.alice)
+            event = await client.next(heartbeats=True)
+            while event.cursor != now:
+                assert event.type == "heartbeat"
+                event = await client.next(heartbeats=True)
+            await anotify(world.alice, "live", kind="order.shipped")
+    async with world.connect(transport, cursor=client.cursor) as client:
+        assert client.ready.cursor == client.ready.data["cursor"]
+        await anotify(world.alice, "heard")
+        assert await next_titles(client, 1) == ["heard"]
+
+
 @every_transport
 async def test_change_takes_effect_in_an_open_stream(world: World, transport: str) -> None:
     async with world.connect(transport) as client:

@@ -19,18 +19,23 @@ def wrap(application: Application) -> Application:
     :param application: Django's, from ``get_asgi_application()``; calling that first is what sets Django up.
     """
     # Here, because they need Django's apps, and this module is imported at the top of asgi.py.
+    from django.core.handlers.asgi import ASGIHandler
+
     from .handover import StreamHandover
     from .routing import websocket_application
+    from .settings import conf
 
-    http = StreamHandover(application)
+    passed_on = StreamHandover(application)
+    # Django itself knows neither WebSockets nor lifespan; what else is wrapped (a router) may.
+    only_http = isinstance(application, ASGIHandler)
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
+        if scope["type"] == "websocket" and (only_http or scope["path"] == conf.socket_path):
             await websocket_application(scope, receive, send)
-        elif scope["type"] == "lifespan":
+        elif scope["type"] == "lifespan" and only_http:
             await lifespan(receive, send)
         else:
-            await http(scope, receive, send)
+            await passed_on(scope, receive, send)
 
     return wrapped
 

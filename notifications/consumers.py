@@ -64,7 +64,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self._writer: asyncio.Task[None] | None = None
-        self._subscription: Subscription
+        self._subscription: Subscription | None = None
         self._tokens = float(conf.frame_rate[1])
         self._refilled = asyncio.get_running_loop().time()
         self._sent = 0
@@ -111,6 +111,8 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
             await self._refuse(CloseCode.NOT_AUTHENTICATED, "log in to receive notifications")
             return
         except (HubFull, TimeoutError):
+            if self._subscription is not None:
+                return await self._close(CloseCode.SLOW)  # It was the client that took too long, not the database.
             await self._refuse(CloseCode.TOO_MANY, "too many streams on this server; come back soon")
             return
         except OSError as error:
@@ -146,7 +148,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
             self._sent += envelope.size
         if position is not None:
             self._unacknowledged.append((position, self._sent))
-        if self._sent - self._acknowledged > conf.slow_bytes:
+        if self._subscription is not None and self._sent - self._acknowledged > conf.slow_bytes:
             # Where send() never waits (daphne), this bounds what a client that does not read can pile up.
             self._subscription.end("slow", 0)
 

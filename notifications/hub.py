@@ -35,7 +35,7 @@ from .cursor import InvalidCursor, Position, parse_cursor
 from .follower import Follower, Log
 from .link import Link
 from .settings import conf
-from .signals import hub_changed, stream_closed, stream_opened
+from .signals import hub_changed, stream_closed, stream_opened, tell
 from .subscription import LiveEvent, Mark, Subscription, TopicState
 
 __all__ = ["Hub", "HubFull", "Log", "NotAuthorized"]
@@ -144,8 +144,7 @@ class Hub:
         :raises HubFull: if this process has too many connections.
         :raises TimeoutError: if the database does not answer.
         """
-        if self.closing or len(self.subscriptions) >= conf.streams_per_process:
-            raise HubFull
+        self._check_room()
         positions, malformed = self._parse(cursor)
         access = await self._authorizations.get(principal)
         if access is None:
@@ -168,20 +167,23 @@ class Hub:
                 for state in states:
                     if not state.known:
                         await asyncio.shield(state.ready)
+            # Again: others entered while this one waited, or the process began to stop.
+            self._check_room()
             for state in states:
                 subscription.marks[state] = self._mark(state, positions, access.since.get(state.name, 0))
                 state.subscriptions.add(subscription)
             del access, positions  # This frame lasts as long as the stream; what it names stays in memory.
             self._enter(subscription)
-            stream_opened.send_robust(
-                sender=self, user=principal.user, transport=transport, connection=subscription.connection
+            tell(
+                stream_opened, sender=self, user=principal.user, transport=transport, connection=subscription.connection
             )
             try:
                 yield subscription
             finally:
                 self._leave(subscription)
                 reason = subscription.ended.reason if subscription.ended else reason
-                stream_closed.send_robust(
+                tell(
+                    stream_closed,
                     sender=self,
                     user=principal.user,
                     transport=transport,
@@ -217,12 +219,18 @@ class Hub:
             return Mark(state.id, state.epoch, max(position.seq, since))
         return Mark(state.id, position.epoch, position.seq)
 
+    def _check_room(self) -> None:
+        if self.closing or len(self.subscriptions) >= conf.streams_per_process:
+            raise HubFull
+
     def _enter(self, subscription: Subscription) -> None:
         self.subscriptions[subscription] = None
         own = self.by_user[subscription.principal.user]
         own[subscription] = None
-        if len(own) > conf.streams_per_user:
-            next(iter(own)).end("capacity", 60_000)
+        # Those that were told before may take their time to go.
+        staying = [other for other in own if other.ended is None]
+        if len(staying) > conf.streams_per_user:
+            staying[0].end("capacity", 60_000)
 
     def _leave(self, subscription: Subscription) -> None:
         self.subscriptions.pop(subscription, None)
@@ -381,7 +389,7 @@ class Hub:
         if not up:
             for state in self.topics.values():
                 state.confirmed = False
-        hub_changed.send_robust(sender=self, up=up)
+        tell(hub_changed, sender=self, up=up)
 
     # ---------------------------------------------------------------- the safety net
 

@@ -143,15 +143,21 @@ class Link:
         await getattr(doorbell.channel_layer(), f"group_{what}")(doorbell.group_name(topic), self._channel)
 
     async def _echo(self, topics: Sequence[str]) -> None:
-        """Send a nonce to each group and return when all have come back."""
+        """Send a nonce to each group, again and again, and return when all have come back.
+
+        One that was sent before the layer had subscribed is never heard of again.
+        """
         loop = asyncio.get_running_loop()
         nonces = {secrets.token_hex(8): topic for topic in topics}
         waiting = {nonce: loop.create_future() for nonce in nonces}
         self._echoes.update(waiting)
+        pause = 0.1
         try:
-            for nonce, topic in nonces.items():
-                await doorbell.send(topic, {"type": doorbell.HINT, "nonce": nonce})
-            await asyncio.gather(*waiting.values())
+            while left := {nonce: echo for nonce, echo in waiting.items() if not echo.done()}:
+                for nonce in left:
+                    await doorbell.send(nonces[nonce], {"type": doorbell.HINT, "nonce": nonce})
+                await asyncio.wait(left.values(), timeout=pause)
+                pause *= 2
         finally:
             for nonce in nonces:
                 self._echoes.pop(nonce, None)

@@ -28,7 +28,7 @@ from .access import EVERYONE, STAFF, group_topic, topic_name, user_topic
 from .broadcasts import recipients
 from .envelope import dumps, valid_type
 from .models import Broadcast, Level, Notification
-from .signals import notification_published
+from .signals import notification_published, tell
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -322,11 +322,7 @@ def _publish_all(notifications: list[Notification]) -> None:
 def _announce(notifications: list[Notification]) -> None:
     if notification_published.has_listeners(Notification):
         for notification in notifications:
-            try:
-                notification_published.send_robust(sender=Notification, notification=notification)
-            except Exception:
-                # Django fails to log the failure of a receiver without a name, and of a callback without one in turn.
-                logger.exception("a receiver of notification_published failed")
+            tell(notification_published, sender=Notification, notification=notification)
 
 
 def _fields(

@@ -9,7 +9,8 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from unittest import mock
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -18,6 +19,9 @@ from django.db import connections
 from playwright.async_api import Browser, async_playwright
 
 from tests.servers import PostgresServer, RedisServer, Site, program
+
+if TYPE_CHECKING:
+    from tests.fakes import Stage
 
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
@@ -77,6 +81,34 @@ async def serving(transactional_db: None) -> AsyncIterator[None]:
             await layer.flush()  # Closes the connections of this loop.
     channel_layers.backends = {}
     await sync_to_async(connections.close_all)()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def conf(settings: Any) -> dict[str, Any]:
+    """The app's settings; no safety poll within the time of a test, unless the test sets another interval."""
+    settings.NOTIFICATIONS = {"SAFETY_INTERVAL": 3600.0}
+    conf: dict[str, Any] = settings.NOTIFICATIONS
+    return conf
+
+
+@pytest.fixture
+async def stage(conf: dict[str, Any]) -> AsyncIterator[Stage]:
+    """A hub of the test's own loop, on a log and a layer that do as they are told; no database."""
+    from notifications import doorbell, stream
+    from tests.fakes import Stage
+
+    stage = Stage()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with mock.patch.object(doorbell, "channel_layer", lambda: stage.layer):
+        doorbell.breaker.succeeded()
+        yield stage
+        stage.start()
+        stage.hub.stop()
+        await asyncio.gather(*stage.hub._tasks, return_exceptions=True)
+        del stream._hubs[asyncio.get_running_loop()]
+        doorbell.breaker.succeeded()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from notifications import doorbell, stream
 from notifications.access import Access, Principal
 from notifications.doorbell import Hint
+from notifications.hub import Hub
 from notifications.log import Head, LogEvent
+from notifications.stream import Frame, open_stream
+from notifications.subscription import Subscription
 
-__all__ = ["FakeLayer", "FakeLog", "FakeTopic", "eventually"]
+__all__ = ["TOPIC", "FakeLayer", "FakeLog", "FakeTopic", "Reading", "Stage", "eventually"]
+
+#: What a person of the stage reads, if nothing else is said.
+TOPIC = "everyone"
 
 #: Seconds after which what should happen has not happened. Long, because the machine may be busy.
 PATIENCE = 20.0
@@ -188,3 +197,107 @@ class FakeLayer:
         for arriving in self.pass_on(message):
             for channel in self.groups[group]:
                 self.queues[channel].put_nowait(dict(arriving))
+
+
+class Reading:
+    """One connection, read as a transport reads it."""
+
+    def __init__(self, subscription: Subscription, frames: AsyncIterator[Sequence[Frame]]) -> None:
+        self.subscription = subscription
+        self._frames = frames
+        self._found: list[Frame] = []
+        self.cursor = ""
+
+    async def next(self) -> tuple[str, dict[str, Any]]:
+        """Return the type and the data of the next event that is no heartbeat."""
+        while True:
+            while not self._found:
+                async with asyncio.timeout(PATIENCE):
+                    self._found = list(await anext(self._frames))
+            envelope, cursor = self._found.pop(0)
+            self.cursor = cursor or self.cursor
+            if envelope.type != "heartbeat":
+                return envelope.type, json.loads(envelope.data)
+
+    async def numbers(self, count: int) -> list[int]:
+        """Return the numbers of the next events, which must all be of the log."""
+        found = [await self.next() for _ in range(count)]
+        assert all("seq" in data for _, data in found), found
+        return [data["seq"] for _, data in found]
+
+    async def rest(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return everything up to the end of the stream."""
+        found = []
+        try:
+            while True:
+                found.append(await self.next())
+        except StopAsyncIteration:
+            return found
+
+
+class Stage:
+    """A hub on a log and a layer that do as they are told."""
+
+    def __init__(self) -> None:
+        self.log = FakeLog()
+        self.layer = FakeLayer()
+        self.hub: Hub
+        self._users = 0
+
+    def start(self) -> None:
+        """Start the hub; late, so that it lives by the settings and the times of its test."""
+        if not hasattr(self, "hub"):
+            self.hub = stream._hubs[asyncio.get_running_loop()] = Hub(self.log)
+            self.hub.start()
+
+    async def ring(self, *hints: Hint) -> None:
+        """Let the layer bring these hints, in this order, and the hub take them."""
+        for hint in hints:
+            await self.layer.group_send(doorbell.group_name(hint.name), hint.message())
+        await self.settled()
+
+    async def recheck(self, topic: str) -> None:
+        message = {"type": doorbell.HINT, "topic": topic, "recheck": True}
+        await self.layer.group_send(doorbell.group_name(topic), message)
+
+    async def settled(self) -> None:
+        """Return when the hub has taken all that the layer brought."""
+        await eventually(lambda: all(queue.empty() for queue in self.layer.queues.values()), pause=0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    @asynccontextmanager
+    async def open(
+        self, *topics: str, user: Any = None, cursor: str | None = None, **since: int
+    ) -> AsyncIterator[Reading]:
+        self.start()
+        self._users += 1
+        principal = self.log.allow(user or f"u{self._users}", *(topics or (TOPIC,)), **since)
+        async with open_stream(principal, transport="sse", cursor=cursor) as (subscription, frames):
+            reading = Reading(subscription, frames)
+            assert (await reading.next())[0] == "ready"
+            try:
+                yield reading
+            finally:
+                await frames.aclose()  # type: ignore[attr-defined]
+
+    @asynccontextmanager
+    async def live(self, *topics: str, **options: Any) -> AsyncIterator[Reading]:
+        """Open a connection that waits for what comes, as a transport's task does."""
+        async with self.open(*topics, **options) as reading:
+            waiting = asyncio.ensure_future(anext(reading._frames))
+            await eventually(lambda: reading.subscription.waiter is not None, pause=0)
+
+            async def frames() -> AsyncIterator[Sequence[Frame]]:
+                yield await waiting
+                async for batch in original:
+                    yield batch
+
+            original, reading._frames = reading._frames, frames()
+            try:
+                yield reading
+            finally:
+                if not waiting.done():
+                    waiting.cancel()
+                    await asyncio.wait([waiting])
+                reading._frames = original

@@ -36,6 +36,7 @@ CONNECTIONS = [
     ("1,000 connect in s", "connect s", 2),
     ("CPU µs per connect", "connect CPU us", 0),
     ("queries per connect", "queries per connect", 2),
+    ("idle: CPU µs per second", "idle: CPU us per connection and second", 1),
     ("Redis commands per broadcast", "Redis commands per broadcast", 2),
     ("server's queries per broadcast", "server queries per broadcast", 2),
 ]

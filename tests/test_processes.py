@@ -22,7 +22,8 @@ THREADS = 12
 
 
 async def open_stream(server: AsgiServer, site: Site, name: str, transport: str = "sse", **options: Any) -> Client:
-    return await connect(transport, Network(server.url), site.sessions[name], **options)  # type: ignore[arg-type]
+    client: Client = await connect(transport, Network(server.url), site.sessions[name], **options)
+    return client
 
 
 def publish(site: Site, code: str, **values: Any) -> Any:

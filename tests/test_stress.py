@@ -69,8 +69,8 @@ def test_opposite_orders_neither_deadlock_nor_leave_holes() -> None:
     for topic, seq in Event.objects.order_by("topic", "seq").values_list("topic", "seq"):
         assert seq is not None
         numbers[topic].append(seq)
-    for topic in Topic.objects.all():
-        assert numbers[topic.name] == list(range(1, topic.head + 1))
+    for row in Topic.objects.all():
+        assert numbers[row.name] == list(range(1, row.head + 1))
     assert sum(map(len, numbers.values())) == len(committed)
 
 

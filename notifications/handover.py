@@ -42,11 +42,13 @@ class Handover:
     """What the view leaves for the wrapper: for whom to stream, and from where.
 
     :ivar start: the head of Django's answer, held back until Django has finished; None when it is not, or not any more.
+    :ivar gone: whether Django was told that the client has gone; nobody is told twice.
     """
 
     principal: Any = None
     cursor: str | None = None
     start: Message | None = None
+    gone: bool = False
 
 
 def encode_frames(frames: Sequence[Frame]) -> bytes:
@@ -83,10 +85,17 @@ class StreamHandover:
         if scope["type"] != "http":
             return await self.application(scope, receive, send)
         handover = Handover()
-        await self.application({**scope, SCOPE_KEY: handover}, receive, partial(_hold_back, handover, send))
-        if handover.start is not None:
+        hold_back = partial(_hold_back, handover, send)
+        await self.application({**scope, SCOPE_KEY: handover}, partial(_listen, handover, receive), hold_back)
+        if handover.start is not None and not handover.gone:
             # Django has finished: the request's thread and database connection are gone.
             await _write_stream(handover, receive, send)
+
+
+async def _listen(handover: Handover, receive: Receive) -> Message:
+    message = await receive()
+    handover.gone = handover.gone or message["type"] == "http.disconnect"
+    return message
 
 
 async def _hold_back(handover: Handover, send: Send, message: Message) -> None:

@@ -167,6 +167,7 @@ def state() -> dict[str, Any]:
         "confirmed": all(topic.confirmed for found in hubs for topic in found.topics.values()),
         "subscriptions": sum(len(found.subscriptions) for found in hubs),
         "joins": joins["topics"],
+        "users": [str(s.principal.user) for found in hubs for s in found.subscriptions],
         "transports": [s.transport for found in hubs for s in found.subscriptions],
         "topics": sum(len(found.topics) for found in hubs),
         "restarts": sum(found.restarts for found in hubs),

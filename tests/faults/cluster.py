@@ -141,6 +141,7 @@ class Cluster:
 
     :param site: a site with a database of its own, and ``redis_url`` set (or empty for the layer in memory).
     :param settings: ``NOTIFICATIONS`` of the servers.
+    :param arguments: further words for the command line, by kind of server.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class Cluster:
         postgres: PostgresServer | None,
         kinds: Sequence[Literal["daphne", "uvicorn"]] = KINDS,
         settings: dict[str, Any] | None = None,
+        arguments: dict[str, list[str]] | None = None,
         **environment: str,
     ) -> None:
         environment["FAULTS_NOTIFICATIONS"] = json.dumps(settings or {})
@@ -159,7 +161,7 @@ class Cluster:
         self.redis = redis
         self.postgres = postgres
         self.database = site.database_url.rpartition("/")[2]
-        self.servers = [site.server(kind) for kind in kinds]
+        self.servers = [site.server(kind, *(arguments or {}).get(kind, [])) for kind in kinds]
         self.publishers: list[Publisher] = []
         self.stack = ExitStack()
         #: Who reads what, by the test's own account: topic → users.

@@ -25,10 +25,14 @@ KINDS = ["daphne", "uvicorn"]
 
 @pytest.fixture(scope="module")
 def cluster(build: Callable[..., Cluster]) -> Iterator[Cluster]:
-    """A daphne and a uvicorn with some clients that mean well."""
+    """A daphne and a uvicorn, run as docs/operate.md says, with some clients that mean well."""
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer())
-        cluster = stack.enter_context(build(redis=redis, kinds=("daphne", "uvicorn")))
+        limits = {
+            "daphne": ["--websocket-max-message-size", "65536"],
+            "uvicorn": ["--ws-max-size", "65536", "--ws-per-message-deflate", "false"],
+        }
+        cluster = stack.enter_context(build(redis=redis, kinds=("daphne", "uvicorn"), arguments=limits))
         cluster.connect(10, 10)
         yield cluster
 
@@ -105,6 +109,7 @@ def test_forged_cursors(cluster: Cluster, server: AsgiServer, row: Row) -> None:
 
     async def read(way: type[EventStream | WebSocket], path: str, cursor: str) -> None:
         nonlocal foreign, resets, ended
+        await few.acquire()
         stream = await way.open(address(server), path, cookie=cluster.site.sessions[outsider], cursor=cursor)
         try:
             async with asyncio.timeout(1.5):
@@ -118,6 +123,10 @@ def test_forged_cursors(cluster: Cluster, server: AsgiServer, row: Row) -> None:
             ended += 1
         finally:
             stream.close()
+            few.release()
+
+    # Fewer at a time than a user may have: this is about something else.
+    few = asyncio.Semaphore(6)
 
     async def attempts() -> None:
         await asyncio.gather(
@@ -216,8 +225,8 @@ def test_revocation(build: Callable[..., Cluster], row: Row, away: bool) -> None
                 # Of the staff and the group at once, so that each loss leaves something that could leak.
                 name = next(users, None)
                 if name is None:
-                    cluster.site.create_users([f"v{what[:3]}"], staff=True, worker=worker)
-                    name = f"v{what[:3]}"
+                    name = f"v {what}"
+                    cluster.site.create_users([name], staff=True, worker=worker)
                 took, more = asyncio.run(revoke(cluster, worker, name, what, code))
                 leaked += more
                 slowest = max(slowest, took)
@@ -406,7 +415,8 @@ def test_many_tabs(cluster: Cluster, server: AsgiServer, row: Row) -> None:
             tabs.append(tab)
             tasks.append(asyncio.create_task(watch(tab)))
         await asyncio.sleep(2)
-        held.append(await asyncio.to_thread(lambda: cluster.state(server)["subscriptions"]))
+        state = await asyncio.to_thread(cluster.state, server)
+        held.append(state["users"].count(str(cluster.site.users["u6"])))
         for tab in tabs:
             tab.close()
         await asyncio.gather(*tasks)
@@ -414,7 +424,7 @@ def test_many_tabs(cluster: Cluster, server: AsgiServer, row: Row) -> None:
 
     held: list[int] = []
     byes = asyncio.run(open_tabs())
-    row.at_most("streams held of this user", held[0] - 10, 20)
+    row.at_most("streams held of this user", held[0], 20)
     row.at_least("told politely", sum(bye == {"reason": "capacity", "retry": 60_000} for bye in byes), 180)
     row.finish()
 

@@ -273,13 +273,13 @@ def test_idle(make_cluster: MakeCluster, own_redis: RedisServer, row: Row, layer
 
 
 def test_late_link_and_churn(make_cluster: MakeCluster, own_redis: RedisServer, row: Row) -> None:
-    """The link to Redis is 200 ms late, and clients come and go
+    """The way to Redis and back takes 200 ms, and clients come and go
 
     20 connects a second, each of another user and so to a topic that must be joined first, while all topics are
     published to. An event in the moment of joining must not be lost.
     """
     with Proxy(own_redis.port) as proxy:
-        proxy.delay = 0.2
+        proxy.delay = 0.1
         cluster = make_cluster(
             redis=f"redis://127.0.0.1:{proxy.port}",
             # Each person reads 25 topics of their own beside the others.

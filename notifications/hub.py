@@ -48,7 +48,7 @@ READY_TIMEOUT = 10.0
 LINGER = 10.0
 #: Sessions looked up in one query, and seconds between two such queries.
 SESSIONS_AT_ONCE = 1000
-SESSIONS_INTERVAL = 1.5
+SESSIONS_INTERVAL = 1.0
 #: Groups are joined again this often: the core layer forgets them by age.
 REJOIN_INTERVAL = 60.0
 

@@ -1,0 +1,258 @@
+"""A subscription: a bounded queue, and a cursor that moves as events are taken from it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from notifications.envelope import Envelope, log_envelope
+from notifications.subscription import BEGINNING, End, LiveEvent, Mark, Subscription, TopicState
+from tests.fakes import eventually
+
+
+def topic(name: str = "everyone", id: int = 1, epoch: str = "aa", seen: int = 0) -> TopicState:
+    state = TopicState(name)
+    state.id, state.epoch, state.seen = id, epoch, seen
+    return state
+
+
+def event(state: TopicState, seq: int, size: int = 0) -> LiveEvent:
+    return LiveEvent(state, seq, log_envelope(state.name, seq, "ping", '{"x":"' + "x" * size + '"}'))
+
+
+def subscription(*states: TopicState, events: int = 3, size: int = 1000, live: bool = True) -> Subscription:
+    made = Subscription(
+        principal="alice",
+        connection="c",
+        transport="sse",
+        topics=tuple(state.name for state in states),
+        queue_events=events,
+        queue_bytes=size,
+        live=live,
+    )
+    for state in states:
+        made.marks[state] = state.here()
+        state.subscriptions.add(made)
+    return made
+
+
+def taken(made: Subscription) -> list[str]:
+    return [cursor for _, cursor in made.take()]
+
+
+async def test_mark_writes_its_part_of_a_cursor() -> None:
+    assert Mark(4, "aa", 7).part == "4-aa-7"
+    assert BEGINNING.part == ""
+
+
+async def test_here_is_where_a_topic_was_seen() -> None:
+    assert topic(seen=7).here().part == "1-aa-7"
+    assert TopicState("new").here() is BEGINNING
+
+
+async def test_cursor_leaves_out_topics_without_a_beginning() -> None:
+    assert subscription(topic(seen=7), TopicState("new")).cursor() == "1.1-aa-7"
+    assert subscription(TopicState("new")).cursor() == "1"
+
+
+async def test_push_and_take_in_order_with_the_cursor_after_each() -> None:
+    one, two = topic(seen=1), topic("staff", 2, "bb", 5)
+    made = subscription(one, two)
+    for pushed in (event(one, 2), event(two, 6), event(one, 3)):
+        made.push(pushed)
+    assert made.cursor() == "1.1-aa-1.2-bb-5"
+    assert taken(made) == ["1.1-aa-2.2-bb-5", "1.1-aa-2.2-bb-6", "1.1-aa-3.2-bb-6"]
+    assert made.cursor() == "1.1-aa-3.2-bb-6"
+    assert taken(made) == []
+
+
+async def test_push_before_it_is_live_queues_nothing() -> None:
+    state = topic()
+    made = subscription(state, live=False)
+    made.push(event(state, 1))
+    assert not made.queue
+
+
+async def test_push_of_one_too_many_falls_back_and_keeps_what_was_queued() -> None:
+    state = topic()
+    made = subscription(state, events=2)
+    for seq in range(1, 6):
+        made.push(event(state, seq))
+    assert not made.live
+    assert taken(made) == ["1.1-aa-1", "1.1-aa-2"]
+
+
+async def test_push_of_too_many_bytes_falls_back() -> None:
+    state = topic()
+    made = subscription(state, events=100, size=1000)
+    for seq in range(1, 6):
+        made.push(event(state, seq, size=400))
+        assert made.queued_bytes <= 1000
+    assert not made.live
+    assert taken(made) == ["1.1-aa-1", "1.1-aa-2"]
+    assert made.queued_bytes == 0
+
+
+async def test_push_of_an_event_larger_than_the_queue_is_taken_if_it_is_alone() -> None:
+    state = topic()
+    made = subscription(state, size=1000)
+    made.push(event(state, 1, size=5000))
+    assert made.live
+    assert taken(made) == ["1.1-aa-1"]
+
+
+async def test_cursor_with_another_place_in_one_topic() -> None:
+    one, two = topic(seen=1), topic("staff", 2, "bb", 5)
+    made = subscription(one, two)
+    assert made.cursor_with(two, Mark(2, "bb", 3)) == "1.1-aa-1.2-bb-3"
+    assert made.cursor() == "1.1-aa-1.2-bb-5"
+
+
+async def test_first_reason_to_end_stands() -> None:
+    made = subscription(topic())
+    made.end("lifetime", 5)
+    made.end("revoked", None)
+    assert made.ended == End("lifetime", 5)
+
+
+async def test_revoked_empties_the_queue_and_takes_nothing_more() -> None:
+    state = topic()
+    made = subscription(state)
+    made.push(event(state, 1))
+    made.end("revoked", None)
+    made.push(event(state, 2))
+    assert taken(made) == []
+
+
+async def test_other_ends_leave_what_is_queued() -> None:
+    state = topic()
+    made = subscription(state)
+    made.push(event(state, 1))
+    made.end("shutdown", 5)
+    assert taken(made) == ["1.1-aa-1"]
+
+
+async def waits(made: Subscription) -> asyncio.Task[None]:
+    task = asyncio.create_task(made.wait())
+    await asyncio.sleep(0)
+    assert not task.done()
+    return task
+
+
+async def test_wait_returns_for_whatever_there_is_to_do() -> None:
+    state = topic()
+    made = subscription(state)
+    for wake in (made.tick, made.fall_back, lambda: made.end("lifetime", 0)):
+        made.due, made.live, made.ended = False, True, None
+        task = await waits(made)
+        wake()
+        async with asyncio.timeout(5):
+            await task
+        assert made.waiter is None
+        # And at once, as long as it is still to be done.
+        async with asyncio.timeout(5):
+            await made.wait()
+
+
+async def test_wait_returns_when_an_event_is_delivered() -> None:
+    state = topic()
+    made = subscription(state)
+    task = await waits(made)
+    made.push(event(state, 1))
+    made.deliver()
+    async with asyncio.timeout(5):
+        await task
+
+
+async def test_wait_that_is_cancelled_leaves_nothing() -> None:
+    made = subscription(topic())
+    task = await waits(made)
+    task.cancel()
+    await asyncio.wait([task])
+    assert made.waiter is None
+    made.wake()
+
+
+class Owner:
+    """A stream's task that waits, and lets live events be written in its place."""
+
+    def __init__(self, made: Subscription) -> None:
+        self.made = made
+        self.written: list[list[str]] = []
+        self.gate: asyncio.Event | None = None
+        self.error: Exception | None = None
+        self.task = asyncio.create_task(self.run())
+
+    async def run(self) -> None:
+        self.made.writes_by(self.write)
+        while self.made.ended is None:
+            await self.made.wait()
+            await self.made.finish()
+            if frames := self.made.take():
+                await self.write(frames)
+
+    async def write(self, frames: list[tuple[Envelope, str]]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.written.append([cursor for _, cursor in frames])
+        if self.gate is not None:
+            await self.gate.wait()
+
+    async def waiting(self) -> None:
+        await eventually(lambda: self.made.waiter is not None, pause=0)
+
+
+async def deliver(made: Subscription) -> None:
+    """Deliver as the hub does: outside of any task."""
+    asyncio.get_running_loop().call_soon(made.deliver)
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_deliver_writes_without_waking_the_task() -> None:
+    state = topic()
+    made = subscription(state)
+    owner = Owner(made)
+    await owner.waiting()
+    waiter = made.waiter
+    made.push(event(state, 1))
+    made.push(event(state, 2))
+    await deliver(made)
+    assert owner.written == [["1.1-aa-1", "1.1-aa-2"]]
+    assert made.waiter is waiter
+    await deliver(made)
+    assert len(owner.written) == 1
+    made.end("lifetime", 0)
+    await owner.task
+
+
+async def test_deliver_to_a_slow_client_is_finished_by_its_task() -> None:
+    state = topic()
+    made = subscription(state)
+    owner = Owner(made)
+    owner.gate = asyncio.Event()
+    await owner.waiting()
+    made.push(event(state, 1))
+    await deliver(made)
+    made.push(event(state, 2))
+    await deliver(made)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    # The second waits for the first.
+    assert owner.written == [["1.1-aa-1"]]
+    owner.gate.set()
+    await eventually(lambda: len(owner.written) == 2)
+    assert owner.written == [["1.1-aa-1"], ["1.1-aa-2"]]
+    made.end("lifetime", 0)
+    await owner.task
+
+
+async def test_deliver_that_fails_ends_its_own_stream() -> None:
+    state = topic()
+    made = subscription(state)
+    owner = Owner(made)
+    owner.error = OSError("connection lost")
+    await owner.waiting()
+    made.push(event(state, 1))
+    await deliver(made)
+    await asyncio.wait([owner.task])
+    assert isinstance(owner.task.exception(), OSError)

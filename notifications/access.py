@@ -71,7 +71,8 @@ class Principal(NamedTuple):
 class Access:
     """What one principal may read now: topic names in a fixed order, and the numbers some of them begin after.
 
-    ``muted`` are the kinds of notifications that they do not want.
+    ``muted`` are the kinds of notifications that they do not want. Without any topic it could not be told, because the
+    site's own function failed.
     """
 
     topics: tuple[str, ...]
@@ -141,7 +142,12 @@ def authorize(principals: Sequence[Principal]) -> dict[Principal, Access | None]
     muted = _muted(pks)
     answer: dict[Principal, Access | None] = dict.fromkeys(principals)
     for principal in valid:
-        topics = _topics(users[principal.user], groups[principal.user])
+        try:
+            topics = _topics(users[principal.user], groups[principal.user])
+        except Exception:
+            # The site's own function: its failure for one user must not decide about the others in this batch.
+            logger.exception("TOPICS failed for user %s; what this user may read is not known", principal.user)
+            topics = ()
         begin = {name: since[principal.user].get(name, 0) for name in topics}
         answer[principal] = Access(topics, begin, muted.get(principal.user, frozenset()))
     return answer

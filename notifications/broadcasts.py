@@ -38,7 +38,8 @@ def recipients(broadcast: Broadcast) -> QuerySet[Any]:
         case Broadcast.Audience.STAFF:
             return users.filter(is_staff=True) if _has_field("is_staff") else users.none()
         case Broadcast.Audience.GROUP:
-            return users.filter(groups=broadcast.group_id) if broadcast.group_id else users.none()
+            known = broadcast.group_id and _has_field("groups")
+            return users.filter(groups=broadcast.group_id) if known else users.none()
         case _:
             return users.filter(pk__in=broadcast.users.order_by().values("pk"))
 

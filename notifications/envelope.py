@@ -31,9 +31,9 @@ def dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def valid_type(type: str) -> bool:
+def valid_type(type: Any) -> bool:
     """Return whether ``type`` may name a site's event: a letter, then letters, digits, ``_``, ``.``, ``-``; ≤ 64."""
-    return TYPE.fullmatch(type) is not None and type not in CONTROL_TYPES | INBOX_TYPES
+    return isinstance(type, str) and TYPE.fullmatch(type) is not None and type not in CONTROL_TYPES | INBOX_TYPES
 
 
 class Envelope:

@@ -38,7 +38,7 @@ from .settings import conf
 from .signals import hub_changed, stream_closed, stream_opened, tell
 from .subscription import LiveEvent, Mark, Subscription, TopicState
 
-__all__ = ["Hub", "HubFull", "Log", "NotAuthorized"]
+__all__ = ["AccessUnknown", "Hub", "HubFull", "Log", "NotAuthorized"]
 
 logger = logging.getLogger("notifications")
 
@@ -55,6 +55,10 @@ REJOIN_INTERVAL = 60.0
 
 class NotAuthorized(Exception):
     """The user may not read anything: unknown, inactive, or the session has ended."""
+
+
+class AccessUnknown(Exception):
+    """The site's own ``TOPICS`` function failed; what it raised is in the log."""
 
 
 class HubFull(Exception):
@@ -149,6 +153,8 @@ class Hub:
         access = await self._authorizations.get(principal)
         if access is None:
             raise NotAuthorized
+        if not access.topics:
+            raise AccessUnknown(f"what user {principal.user} may read could not be told")
         subscription = Subscription(
             principal=principal,
             connection=secrets.token_urlsafe(9),
@@ -446,7 +452,7 @@ class Hub:
             access = answer.get(subscription.principal)
             if access is None:
                 subscription.end("revoked", None)
-            elif access.topics != subscription.topics:
+            elif access.topics and access.topics != subscription.topics:
                 subscription.end("access", 0)
             else:
                 subscription.muted = access.muted

@@ -47,6 +47,8 @@ def poll(user: AbstractBaseUser, principal: Principal, cursor: str | None) -> An
     access = authorize([principal])[principal]
     if access is None:
         return None
+    if not access.topics:
+        raise RuntimeError(f"what user {principal.user} may read could not be told; the log says why")
     heads = log.heads(access.topics)
     resets: list[tuple[str, str]] = []
     positions: dict[int, Position] | None = None

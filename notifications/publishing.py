@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import AbstractBaseUser, Group
 from django.contrib.contenttypes.models import ContentType
-from django.db import connections, models, transaction
+from django.db import DatabaseError, connections, models, transaction
 from django.utils import timezone
 from django.utils.functional import Promise
 
@@ -106,6 +106,8 @@ def notify_many(users: Iterable[AbstractBaseUser], title: str, body: str = "", *
     Written in batches: two INSERTs per thousand users. For everybody, the staff or a group, one row is enough: use
     :func:`broadcast`, or :func:`notify` with the topic.
     """
+    if isinstance(users, str):
+        raise TypeError(f"notify_many takes users; for the topic {users!r} use notify")
     checked = _fields(title, body, **{**DEFAULTS, **_known(fields)})
     # All of them first: who can not be notified is found before anything is written, who is named twice is told once.
     topics = dict.fromkeys(map(topic_name, users))
@@ -182,7 +184,9 @@ def send_due() -> int:
     for row in due.order_by("scheduled_at")[:10]:
         try:
             sent += send(row)
-        except ValueError:
+        except DatabaseError:
+            raise  # It is not this broadcast's fault; tried again.
+        except Exception:
             # Its group is gone, say: back to the administrator, so that it does not stand in the way of the others.
             logger.exception("the scheduled broadcast %s can not be sent; it is a draft again", row.pk)
             Broadcast.objects.using(log.database()).filter(pk=row.pk).update(state=Broadcast.State.DRAFT)
@@ -328,24 +332,24 @@ def _announce(notifications: list[Notification]) -> None:
 def _fields(
     title: str,
     body: str,
-    kind: str,
+    kind: Any,
     level: str,
     url: str,
     data: dict[str, Any] | None,
     tag: str,
     actor: models.Model | None,
     target: models.Model | None,
-    expires_at: datetime | None,
+    expires_at: Any,
 ) -> dict[str, Any]:
     """Check what was given, before anything is written, and return it as the fields of a Notification."""
     title, body, url = _text("title", title, 200), _text("body", body), _text("url", url, 2000)
     if not title.strip():
         raise ValueError("a notification needs a title")
-    if not KIND.fullmatch(kind) or len(kind) > 100:
+    if not isinstance(kind, str) or not KIND.fullmatch(kind) or len(kind) > 100:
         raise ValueError(f'a kind is dotted words such as "order.shipped", not {kind!r}')
     if level not in Level.values:
         raise ValueError(f"a level is one of {', '.join(Level.values)}, not {level!r}")
-    if expires_at is not None and timezone.is_naive(expires_at):
+    if expires_at is not None and (not isinstance(expires_at, datetime) or timezone.is_naive(expires_at)):
         raise ValueError("expires_at must be an aware datetime (django.utils.timezone.now() + …)")
     check_url(url)
     # JSON has a word for NUL, PostgreSQL's jsonb can not hold it.
@@ -385,7 +389,8 @@ def check_url(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme in ("http", "https") and parts.netloc:
         return
-    if not parts.scheme and not parts.netloc and url[0] in "/?#":
+    # Two slashes begin another host, as browsers read it, however many follow.
+    if not parts.scheme and not parts.netloc and url[0] in "/?#" and not url.startswith("//"):
         return
     raise ValueError(f"url must be a path on this site (/orders/9/) or an http(s) address, not {url!r}")
 
@@ -396,7 +401,7 @@ def _rendered(data: dict[str, Any]) -> str:
     try:
         text = dumps(data)
         text.encode()
-    except (TypeError, UnicodeEncodeError) as error:
+    except (TypeError, UnicodeEncodeError, RecursionError) as error:
         raise ValueError(f"data can not be written as JSON: {error}") from error
     return text
 
@@ -404,6 +409,8 @@ def _rendered(data: dict[str, Any]) -> str:
 def _reference(role: str, instance: models.Model | None) -> dict[str, Any]:
     if instance is None:
         return {}
+    if not isinstance(instance, models.Model):
+        raise TypeError(f"{role} must be a model instance, not {instance!r}")
     if instance.pk is None:
         raise ValueError(f"{role} must be saved before it can be referred to: {instance!r}")
     return {f"{role}_type": ContentType.objects.get_for_model(instance), f"{role}_id": str(instance.pk)}

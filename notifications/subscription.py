@@ -144,13 +144,13 @@ class Subscription:
         if self.write is None or self.stepper is None:
             return self.wake()
         try:
-            if not (taken := self.take()):
-                return
-            self.unfinished = self.stepper.step(self.write(taken))
+            if taken := self.take():
+                self.unfinished = self.stepper.step(self.write(taken))
         except BaseException as error:  # It ends this stream, and no other that is served in the same round.
             self.waiter.set_exception(error)
         else:
-            if self.unfinished is not None or self.ended is not None:
+            # Not live: the queue had overflowed, and what follows is to be read from the log.
+            if self.unfinished is not None or self.ended is not None or not self.live:
                 self.wake()
 
     async def finish(self) -> None:

@@ -19,7 +19,7 @@ from django.test import Client as Browser
 from django.utils import timezone
 
 from notifications import anotify, inbox, log, notify, publish, recall, refresh_access
-from notifications.access import cursor_for
+from notifications.access import Principal, authorize, cursor_for
 from notifications.cursor import Position, format_cursor, parse_cursor
 from notifications.models import Event as Row, Topic
 from tests.asgi import application
@@ -237,6 +237,41 @@ async def test_order_of_a_topic_is_kept(world: World, transport: str) -> None:
         events = [await client.next() for _ in range(100)]
         assert [event.data["seq"] for event in events] == list(range(1, 101))
         assert [event.data["number"] for event in events] == list(range(100))
+
+
+def notify_together(user: User, titles: list[str]) -> None:
+    with transaction.atomic():
+        for title in titles:
+            notify(user, title)
+
+
+async def test_burst_beyond_the_queue_arrives_at_once(world: World, transport: str, settings: Any) -> None:
+    # No heartbeat comes to the rescue of a stream that nobody woke.
+    settings.NOTIFICATIONS = {"QUEUE_EVENTS": 10, "HEARTBEAT": 3600.0}
+    expected = [f"number {number}" for number in range(60)]
+    async with world.connect(transport) as client:
+        await run(notify_together, world.users["alice"], expected)
+        assert await next_titles(client, len(expected)) == expected
+        await world.notify("alice", "afterwards")
+        assert await next_titles(client, 1) == ["afterwards"]
+
+
+async def test_failure_of_the_site_s_function_for_one_user_is_that_user_s_only(world: World, settings: Any) -> None:
+    settings.NOTIFICATIONS = {"TOPICS": "tests.test_contract.topics_that_fail_for_bob"}
+    both = [Principal(world.users[name].pk) for name in ("alice", "bob")]
+    answer = await run(authorize, both)
+    assert [access is not None and bool(access.topics) for access in answer.values()] == [True, False]
+    with pytest.raises(Refused) as refused:
+        await world.connect("sse", "bob")
+    assert refused.value.code == 503
+    async with world.connect("sse", "alice") as client:
+        assert client.ready.type == "ready"
+
+
+def topics_that_fail_for_bob(user: User) -> list[str]:
+    if user.username == "bob":
+        raise RuntimeError("nobody knows")
+    return []
 
 
 @both_layers

@@ -16,8 +16,9 @@ from .targets import Target
 
 #: Seconds of each part of a run.
 SECONDS = 4.0
-#: Messages of one transaction when throughput is measured; two such batches are in flight.
-BATCH = 8
+#: Messages of one transaction when throughput is measured; two such batches are in flight. django-eventstream holds ten
+#: for each client and, without its storage, loses what is more.
+BATCH = 4
 
 
 class Backstage:
@@ -129,6 +130,12 @@ class Run:
         memory, queries, cpu = self.server.memory(), self.backstage.server_queries(), self.server.cpu()
         storm = self.size <= 1000
         answer = self.load.ask("connect", self.size, self.size if storm else 250, timeout=180)
+        refused = answer["failed"]
+        if refused and storm and not self.target.ours:
+            # A peer that can not take them all at once is measured all the same, with those who come one by one.
+            self.load.ask("close")
+            time.sleep(2.0)
+            answer = self.load.ask("connect", self.size, 20, timeout=180)
         if answer["failed"]:
             raise RuntimeError(f"{answer['failed']} of {self.size} connections failed: {answer['failure']}")
         cpu, queries = self.server.cpu() - cpu, self.backstage.server_queries() - queries
@@ -136,7 +143,8 @@ class Run:
         self._publish_and_wait()  # What is made at the first delivery is a part of what a connection holds.
         time.sleep(2.0)
         return {
-            "connect s": answer["seconds"],
+            "refused at once": refused,
+            "connect s": None if refused else answer["seconds"],
             "connects/s": self.size / answer["seconds"],
             "connect p99 ms": answer["p99"],
             "connect CPU us": cpu / self.size * 1e6,

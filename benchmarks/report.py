@@ -34,6 +34,7 @@ CONNECTIONS = [
     ("threads", "threads", 0),
     ("database connections", "database backends", 0),
     ("1,000 connect in s", "connect s", 2),
+    ("of them refused", "refused at once", 0),
     ("CPU µs per connect", "connect CPU us", 0),
     ("queries per connect", "queries per connect", 2),
     ("idle: CPU µs per second", "idle: CPU us per connection and second", 1),
@@ -180,7 +181,7 @@ def page(results: dict[str, Any]) -> str:
         correct,
         "### 1,000 connections\n\n" + table(results),
         "p50 and p99: from the call that publishes until a client has it, at five broadcasts a second. Deliveries/s: "
-        "with sixteen messages in flight. Half load: at half the rate of that.",
+        "with eight messages in flight. Half load: at half the rate of that.",
         "![CPU per delivery](images/cpu-per-delivery.svg)",
         "![Latency](images/latency.svg)",
         "### What a connection costs\n\n" + connections(results),

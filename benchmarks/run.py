@@ -68,10 +68,14 @@ def run(options: argparse.Namespace) -> int:
     print(report.table(results))
     if options.write:
         report.write(results)
-    wrong = [key for key, found in results["targets"].items() if any(f.get("wrong") for f in found["sizes"].values())]
-    if wrong:
-        print("lost, duplicate, disordered or foreign deliveries:", "; ".join(wrong))
-    return 1 if wrong else 0
+    bad = [key for key, found in results["targets"].items() if any(map(is_bad, found["sizes"].values()))]
+    if bad:
+        print("failed, or lost, doubled, disordered or misdirected deliveries:", "; ".join(bad))
+    return 1 if any(key.startswith("notifications") for key in bad) else 0
+
+
+def is_bad(figures: dict[str, Any]) -> bool:
+    return bool(figures.get("wrong") or figures.get("error"))
 
 
 def prepare(backstage: Backstage, users: int) -> None:

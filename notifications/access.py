@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.contrib.auth import HASH_SESSION_KEY, get_user_model
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, Group
+from django.db import connections, router
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 from django.utils.module_loading import import_string
@@ -185,11 +186,20 @@ def record_membership(user_pks: Iterable[Any], topics: Iterable[str]) -> None:
     """Remember that these users may read these topics from now on, and not what is in them already."""
     names = list(topics)
     heads = dict(Topic.objects.filter(name__in=names).values_list("name", "head"))
-    for user_pk in user_pks:
-        for name in names:
-            Membership.objects.update_or_create(
-                user_id=user_pk, topic=name, defaults={"since": heads.get(name, 0), "created_at": timezone.now()}
-            )
+    now = timezone.now()
+    # MySQL and MariaDB update on a conflict with any unique key and do not let one name it.
+    named = connections[router.db_for_write(Membership)].features.supports_update_conflicts_with_target
+    Membership.objects.bulk_create(
+        [
+            Membership(user_id=user_pk, topic=name, since=heads.get(name, 0), created_at=now)
+            for user_pk in dict.fromkeys(user_pks)
+            for name in dict.fromkeys(names)
+        ],
+        batch_size=500,
+        update_conflicts=True,
+        unique_fields=["user", "topic"] if named else None,
+        update_fields=["since", "created_at"],
+    )
 
 
 def _topics(user: Any, group_pks: Iterable[Any]) -> tuple[str, ...]:

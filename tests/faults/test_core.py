@@ -182,21 +182,21 @@ class LateLayer(InMemoryChannelLayer):  # type: ignore[misc]
         super().__init__()
         self.later: set[asyncio.Task[None]] = set()
 
-    def after(self, seconds: float, coroutine: Coroutine[Any, Any, None]) -> None:
+    def after(self, seconds: float, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         async def wait() -> None:
             await asyncio.sleep(seconds)
-            await coroutine
+            await function(*args)
 
         task = asyncio.create_task(wait())
         self.later.add(task)
         task.add_done_callback(self.later.discard)
 
     async def group_add(self, group: str, channel: str) -> None:
-        self.after(0.3, super().group_add(group, channel))
+        self.after(0.3, super().group_add, group, channel)
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         if "nonce" in message:
-            self.after(0.31, super().group_send(group, message))
+            self.after(0.31, super().group_send, group, message)
         else:
             await super().group_send(group, message)
 

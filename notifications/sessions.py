@@ -54,7 +54,9 @@ def untouched_key(request: Any) -> str | None:
 def principals(keys: Iterable[str]) -> dict[str, Principal]:
     """Return whom these sessions stand for, in one query; those that are not logged in are not in the answer."""
     store = import_module(settings.SESSION_ENGINE).SessionStore()
-    rows = store.model._default_manager.filter(session_key__in=list(keys), expire_date__gt=timezone.now())
+    # A cookie can say anything, and one text that the database refuses would be everybody's failure.
+    possible = [key for key in keys if key.isascii() and key.isprintable()]
+    rows = store.model._default_manager.filter(session_key__in=possible, expire_date__gt=timezone.now())
     answer = {}
     for key, data in rows.values_list("session_key", "session_data"):
         principal = _principal(key, store.decode(data))

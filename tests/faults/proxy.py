@@ -28,6 +28,8 @@ class Proxy:
         self.port = 0
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._loop = asyncio.new_event_loop()
+        # Also in development mode: the traffic of a whole site comes through here.
+        self._loop.set_debug(False)
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._flowing: asyncio.Event = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,7 +116,11 @@ class Proxy:
         try:
             while data := await reader.read(65_536):
                 await self._flowing.wait()
-                await late.put((loop.time() + self.delay, data))
+                if self.delay or not late.empty():
+                    await late.put((loop.time() + self.delay, data))
+                else:
+                    writer.write(data)
+                    await writer.drain()
             await late.put((loop.time() + self.delay, b""))
             await writing
         except OSError:

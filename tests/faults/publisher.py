@@ -53,7 +53,11 @@ class Publisher:
         self.stopping.set()
         for thread in threads:
             thread.join()
+        from notifications import doorbell
+
         slowest = sorted(self.slowest, reverse=True)[:20]
+        bell = doorbell._doorbell
+        self.counts.update({"hints sent": bell.sent, "hints lost": bell.lost})
         return {"counts": self.counts, "errors": self.errors, "slowest": slowest}
 
     def short(self) -> None:

@@ -417,12 +417,12 @@ def test_many_tabs(cluster: Cluster, server: AsgiServer, row: Row) -> None:
 
         tasks = []
         for _ in range(200):
-            tab = await EventStream.open(address(server), STREAM, cookie=cluster.site.sessions["u6"])
+            tab = await EventStream.open(address(server), STREAM, cookie=cluster.site.sessions["u20"])
             tabs.append(tab)
             tasks.append(asyncio.create_task(watch(tab)))
         await asyncio.sleep(2)
         state = await asyncio.to_thread(cluster.state, server)
-        held.append(state["users"].count(str(cluster.site.users["u6"])))
+        held.append(state["users"].count(str(cluster.site.users["u20"])))
         for tab in tabs:
             tab.close()
         await asyncio.gather(*tasks)
@@ -447,7 +447,7 @@ def test_connect_flood(cluster: Cluster, server: AsgiServer, row: Row) -> None:
                 status, _, _ = await request(address(server), STREAM)
                 return status
             if number % 3 == 1:
-                stream = await EventStream.open(address(server), STREAM, cookie=cluster.site.sessions["u7"])
+                stream = await EventStream.open(address(server), STREAM, cookie=cluster.site.sessions["u21"])
                 stream.close()
                 return 200
             socket = await WebSocket.open(address(server), SOCKET)

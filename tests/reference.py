@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 __all__ = ["Dispatched", "EventStreamParser"]
+
+LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n)")
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,19 @@ class EventStreamParser:
     def feed(self, chunk: bytes) -> Iterator[Dispatched]:
         """Take the next bytes; yield the events that they complete."""
         text = self._decoder.decode(chunk)
-        if text and not self._begun:
+        if not text:
+            return
+        if not self._begun:
             self._begun = True
             text = text.removeprefix("\ufeff")
-        for character in text:
-            if character == "\n" and self._after_cr:
-                self._after_cr = False
-                continue
-            self._after_cr = character == "\r"
-            if character in "\r\n":
-                line, self._text = self._text, ""
-                yield from self._line(line)
-            else:
-                self._text += character
+        if self._after_cr:
+            text = text.removeprefix("\n")
+        self._after_cr = text.endswith("\r")
+        read = 0
+        for match in LINE.finditer(text):
+            line, self._text, read = self._text + match[1], "", match.end()
+            yield from self._line(line)
+        self._text += text[read:]
 
     def _line(self, line: str) -> Iterator[Dispatched]:
         if not line:

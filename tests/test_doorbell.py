@@ -24,14 +24,20 @@ from tests.servers import RedisServer, wait_until
 HINT = Hint("everyone", "aa", 7, ((7, "ping", "{}"),))
 
 
+def ringers() -> list[threading.Thread]:
+    """Return the threads of doorbells, this test's and those that other tests have left running."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("notifications-doorbell")]
+
+
 @pytest.fixture
 def bell() -> Iterator[Doorbell]:
     """A doorbell of its own for the module, as a fresh process has it."""
     bell = Doorbell()
+    before = set(ringers())
     with mock.patch.multiple(doorbell, _doorbell=bell, breaker=Breaker()):
         yield bell
     if (loop := bell._own) is not None:
-        thread = next(thread for thread in threading.enumerate() if thread.name.startswith("notifications-doorbell"))
+        (thread,) = set(ringers()) - before
 
         def end() -> None:
             for task in asyncio.all_tasks(loop):
@@ -115,13 +121,14 @@ def test_channel_layer_that_is_not_there_is_unavailable() -> None:
 
 
 def test_ring_without_a_loop_sends_by_a_thread_of_its_own(bell: Doorbell, layer: FakeLayer) -> None:
+    before = len(ringers())
     doorbell.ring(hints(1, 2))
     assert doorbell.flush(10)
     doorbell.ring(hints(3))
     assert doorbell.flush(10)
     assert seqs(layer) == [1, 2, 3]
-    assert sum(thread.name.startswith("notifications-doorbell") for thread in threading.enumerate()) == 1
-    assert all(thread.daemon for thread in threading.enumerate() if "doorbell" in thread.name)
+    assert len(ringers()) == before + 1
+    assert all(thread.daemon for thread in ringers())
 
 
 def test_ring_from_many_threads_loses_nothing(bell: Doorbell, layer: FakeLayer) -> None:

@@ -21,9 +21,9 @@ test: .venv/test system-packages
 	.venv/bin/python -m tests.servers postgres .venv/bin/$(PYTEST) -m "not processes and not faults"
 	$(if $(PYTHON_NEWEST),$(MAKE) --no-print-directory test-newest)
 
-# The browser and the faults are the same on every Django; they are tested once.
+# In this process only: servers, browsers and faults are tested once.
 test-newest: .venv-newest/test
-	.venv-newest/bin/$(PYTEST) --ignore tests/e2e --ignore tests/faults
+	.venv-newest/bin/$(PYTEST) -m "not processes and not faults"
 
 bench: .venv/test system-packages
 	.venv/bin/python -m benchmarks

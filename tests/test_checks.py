@@ -29,6 +29,9 @@ from notifications.handover import StreamHandover
 from notifications.settings import Settings
 from tests.asgi import django_application
 
+# Some of Django's own checks look at the database.
+pytestmark = pytest.mark.django_db
+
 PACKAGE = Path(notifications.asgi.__file__).parent
 MEMORY = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
 PUBSUB = {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": ["redis://localhost"]}}

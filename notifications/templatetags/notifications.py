@@ -166,7 +166,7 @@ def element(context: template.Context, transport: str = "auto") -> dict[str, Any
             "transports": " ".join(conf.transports),
             "csrf_token": get_token(request),
             # Tells the tabs of different people apart without telling who they are.
-            "user": salted_hmac("notifications.user", str(user.pk)).hexdigest()[:16],
+            "user": salted_hmac("notifications.user", str(user.pk), algorithm="sha256").hexdigest()[:16],
             "preferences_url": reverse("notifications:preferences"),
             **as_json(preference),
         }

@@ -155,7 +155,8 @@ class Link:
         try:
             while left := {nonce: echo for nonce, echo in waiting.items() if not echo.done()}:
                 for nonce in left:
-                    await doorbell.send(nonces[nonce], {"type": doorbell.HINT, "nonce": nonce})
+                    message = {"type": doorbell.HINT, "nonce": nonce}
+                    await doorbell.send(nonces[nonce], message, probing=True)
                 await asyncio.wait(left.values(), timeout=pause)
                 pause *= 2
         finally:

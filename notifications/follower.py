@@ -102,8 +102,9 @@ class Follower:
             return
         read_at, mark = self._loop.time(), self._mark
         heads, self._mark = await self._log.advanced(mark)
-        if mark is not None and self._mark is None:
-            # The log is not the one it was (an older copy was restored): nothing is certain, so look at everything.
+        if (mark is None) != (self._mark is None):
+            # The first look; or the log is not the one it was (an older copy was restored). Nothing is certain, so look
+            # at everything.
             await self.check([state for state in self.topics.values() if state.known])
         for head in heads:
             if (state := self.topics.get(head.name)) is not None:

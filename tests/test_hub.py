@@ -190,6 +190,16 @@ async def test_safety_poll_finds_the_first_event_of_a_new_topic(stage: Stage, co
         assert await reading.numbers(1) == [1]
 
 
+@pytest.mark.parametrize("before", [0, 1])
+async def test_safety_poll_finds_at_its_first_look_what_came_since_somebody_joined(stage: Stage, before: int) -> None:
+    if before:
+        stage.log.append(TOPIC)
+    async with stage.live() as reading:
+        stage.log.append(TOPIC)
+        await stage.hub.follower.check_advanced()
+        assert await reading.numbers(1) == [before + 1]
+
+
 async def test_safety_poll_that_fails_is_repeated(stage: Stage, conf: dict[str, Any]) -> None:
     conf["SAFETY_INTERVAL"] = 0.02
     async with stage.live() as reading:

@@ -96,14 +96,17 @@ class notify_on:
             raise ImproperlyConfigured(f"notify_on({name}, …): unknown argument {unknown[0]!r}")
 
     def _before(self, instance: Any, raw: bool, update_fields: frozenset[str] | None, using: str, **_: Any) -> None:
-        changed = [name for name in self.changed if update_fields is None or name in update_fields]
+        changed = [name for name in self.changed if update_fields is None or self._names(name) & set(update_fields)]
         before = None
         if not raw and changed and instance.pk is not None and not instance._state.adding:
             before = self.model._base_manager.using(using).filter(pk=instance.pk).values(*changed).first()
-        self._remember(instance)[self._uid] = before
+        # One upon the other: a receiver of the same save may save the instance again.
+        self._remember(instance).append(before)
 
     def _after(self, instance: Any, created: bool, raw: bool, **_: Any) -> None:
-        before = self._remember(instance).pop(self._uid, None) if self.changed else None
+        before = None
+        if self.changed and (remembered := self._remember(instance)):
+            before = remembered.pop()
         if raw:  # A fixture: its rows are not news.
             return
         if created:
@@ -112,10 +115,14 @@ class notify_on:
         elif before is not None and any(self._value(instance, name) != old for name, old in before.items()):
             self._notify(instance, "changed")
 
-    @staticmethod
-    def _remember(instance: Any) -> dict[str, Any]:
-        remembered: dict[str, Any] = instance.__dict__.setdefault("_notifications_before", {})
-        return remembered
+    def _names(self, name: str) -> set[str]:
+        """Return the names under which ``update_fields`` may have a field: a foreign key has two."""
+        field: Any = self.model._meta.get_field(name)
+        return {field.name, field.attname}
+
+    def _remember(self, instance: Any) -> list[dict[str, Any] | None]:
+        of_all: dict[str, list[dict[str, Any] | None]] = instance.__dict__.setdefault("_notifications_before", {})
+        return of_all.setdefault(self._uid, [])
 
     def _value(self, instance: Any, name: str) -> Any:
         field: Any = self.model._meta.get_field(name)

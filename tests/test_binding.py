@@ -9,7 +9,8 @@ import pytest
 from django.contrib.auth.models import Group, User
 from django.core import serializers
 from django.core.exceptions import ImproperlyConfigured
-from django.db import transaction
+from django.db import IntegrityError, transaction
+from django.db.models.signals import post_save
 
 from notifications import notify_on
 from notifications.models import Event, Notification
@@ -133,6 +134,48 @@ def test_decorated_function_adds_to_the_declaration(bind: Callable[..., notify_o
     assert delivered is not None
     # What the function returns is somebody's text: it is not filled in again.
     assert (delivered.level, delivered.body) == ("success", "{not a field}")
+
+
+@pytest.mark.parametrize("declared", ["customer", "customer_id"])
+@pytest.mark.parametrize("saved", [None, ["customer"], ["customer_id"]])
+def test_foreign_key_by_either_of_its_names(
+    bind: Callable[..., notify_on], alice: User, declared: str, saved: list[str] | None
+) -> None:
+    bind(changed=declared, to="customer", title="{order.number} is yours now")
+    order = Order.objects.create(customer=alice, number="N1")
+    bob = User.objects.create_user("bob")
+    order.customer = bob
+    order.save(update_fields=saved)
+    assert sent() == [(f"user:{bob.pk}", "N1 is yours now")]
+
+
+def test_save_within_another_receiver_of_the_same_save(bind: Callable[..., notify_on], alice: User) -> None:
+    def note(instance: Order, **_: Any) -> None:
+        if not instance.note:
+            instance.note = "noted"
+            instance.save()
+
+    post_save.connect(note, sender=Order)
+    try:
+        bind(changed="status", to="customer", title="{order.number} is {order.status}")
+        order = Order.objects.create(customer=alice, number="N1", note="x")
+        order.note, order.status = "", "packed"
+        order.save()
+    finally:
+        post_save.disconnect(note, sender=Order)
+    assert sent() == [(f"user:{alice.pk}", "N1 is packed")]
+
+
+def test_save_that_failed_leaves_no_trace(bind: Callable[..., notify_on], alice: User) -> None:
+    bind(changed="status", to="customer", title="{order.number} is {order.status}")
+    order = Order.objects.create(customer=alice, number="N1")
+    order.status, order.customer_id = "packed", None  # type: ignore[assignment]
+    with pytest.raises(IntegrityError), transaction.atomic():
+        order.save()
+    order.customer = alice
+    order.save()
+    order.save()
+    assert sent() == [(f"user:{alice.pk}", "N1 is packed")]
 
 
 def test_rolled_back_save_notifies_nobody(bind: Callable[..., notify_on], alice: User) -> None:

@@ -234,6 +234,78 @@ test("two tabs do not send the same twice", async () => {
   assert.deepEqual(posts, [["/notifications/1/read/", ""]]);
 });
 
+const watch = () => {
+  const changes = [];
+  inbox.addEventListener("change", ({ detail }) => changes.push(...detail.changed));
+  inbox.addEventListener("counts", () => changes.push(counts().join()));
+  return changes;
+};
+
+for (const confirmed of [false, true]) {
+  test(`archived and taken back before the stream told of it: nothing moves (${confirmed ? "" : "not "}confirmed)`, async () => {
+    serve([row(1), row(2)]);
+    await inbox.load();
+    verdict = () => (confirmed ? json({ unread: 3, unseen: 2 }) : new Promise(() => {}));
+    inbox.act("archive", [1]);
+    inbox.act("unarchive", [1]);
+    await settle();
+    const changes = watch();
+    say("archived", { ids: [1], archived: true, unread: 2, unseen: 1 });
+    say("archived", { ids: [1], archived: false, unread: 3, unseen: 2 });
+    assert.deepEqual([changes, counts()], [[], [3, 2]]);
+  });
+}
+
+test("archived, taken back, archived again: the stream that comes after does not bring it back", async () => {
+  serve([row(1), row(2)]);
+  await inbox.load();
+  verdict = () => json({ unread: 2, unseen: 1 });
+  for (const action of ["archive", "unarchive", "archive"]) inbox.act(action, [1]);
+  await settle();
+  const changes = watch();
+  for (const archived of [true, false, true]) say("archived", { ids: [1], archived, unread: archived ? 2 : 3 });
+  assert.deepEqual([changes, inbox.items.get(1).archived, inbox.unread], [[], true, 2]);
+});
+
+test("all read, then one marked unread: the stream's word on all does not read that one", async () => {
+  serve([row(1), row(2)]);
+  await inbox.load();
+  verdict = () => json({ unread: 1, unseen: 0 });
+  inbox.readAll();
+  inbox.act("unread", [2]);
+  await settle();
+  const changes = watch();
+  say("read", { all: true, before: 2, unread: 0, unseen: 0 });
+  say("read", { ids: [2], read: false, unread: 1, unseen: 0 });
+  assert.deepEqual([changes, inbox.items.get(1).read, inbox.items.get(2).read], [[], true, false]);
+});
+
+test("what is done elsewhere after one's own doing was heard of is believed", async () => {
+  serve([row(1), row(2)]);
+  await inbox.load();
+  verdict = () => json({ unread: 2, unseen: 1 });
+  inbox.act("archive", [1]);
+  say("archived", { ids: [1, 2], archived: true, unread: 1 }); // on the phone, with another one
+  await settle();
+  assert.deepEqual([1, 2].map((id) => inbox.items.get(id).archived), [true, true]);
+  say("archived", { ids: [1], archived: false, unread: 2 });
+  assert.deepEqual([inbox.items.get(1).archived, inbox.unread], [false, 2]);
+});
+
+test("a word that the stream owes for long is not waited for", async () => {
+  serve([row(1), row(2)]);
+  await inbox.load();
+  verdict = () => json({ unread: 2, unseen: 1 });
+  inbox.act("archive", [1]);
+  await clock.advance(9000);
+  say("archived", { ids: [1], archived: false, unread: 3 });
+  assert.equal(inbox.items.get(1).archived, true);
+  inbox.act("read", [2]);
+  await clock.advance(11_000);
+  say("read", { ids: [2], read: false, unread: 3 });
+  assert.deepEqual([inbox.items.get(2).read, inbox.unread], [false, 3]);
+});
+
 test("what expires goes when its time has come, and not before", async () => {
   const at = (ms) => new Date(clock.now() + ms).toISOString();
   say("notification", note(1, { expires_at: at(60_000) }));

@@ -17,6 +17,8 @@ const EFFECTS = {
   unarchive: { archived: false },
   clicked: { read: true, seen: true },
 };
+/** How long the stream may take to tell what the server has confirmed. */
+const ECHO_MS = 10_000;
 const counted = (item) => !item.read && !item.archived;
 
 export class Inbox extends EventTarget {
@@ -31,6 +33,7 @@ export class Inbox extends EventTarget {
   #outbox;
   #loads = new Set(); // for each load under way, the events that came and what was done meanwhile
   #undo = new Map();
+  #echoes = new Map(); // what the stream will tell of the person's own doings, by `read` or `archived` and id
   #flushing = false;
   #backoff;
   #timer = null;
@@ -112,7 +115,7 @@ export class Inbox extends EventTarget {
     this.#change(ids, EFFECTS[action]);
     const path = ids.length === 1 ? `${ids[0]}/${action}/` : "bulk/";
     const body = ids.length === 1 ? {} : { action, ids };
-    this.#send({ path, body, action, ids }, () => {
+    this.#send({ path, body, action, ids }, EFFECTS[action], before, () => {
       for (const [id, { read, seen, archived }] of before) this.#change([id], { read, seen, archived });
     });
   }
@@ -135,7 +138,7 @@ export class Inbox extends EventTarget {
     // "All" is what the person knows of, also when this is sent an hour later, from a train that left the tunnel.
     const newest = Math.max(0, ...before.keys());
     const body = newest && effect.read ? { before: newest } : {};
-    this.#send({ path, body, all: effect, ids: [] }, () => {
+    this.#send({ path, body, all: effect, ids: [] }, effect, before, () => {
       for (const [id, { read, seen }] of before) this.#change([id], { read, seen });
       this.#count(old);
     });
@@ -144,8 +147,38 @@ export class Inbox extends EventTarget {
   // ---- what the stream says ------------------------------------------------------------------------------------
 
   #heard(type, data) {
+    const outdated = this.#outdated(type, data);
+    if (outdated) data = { ...data, outdated, unread: undefined, unseen: undefined };
     for (const meanwhile of this.#loads) meanwhile.push([type, data]);
     this.#apply(type, data);
+  }
+
+  /**
+   * Of an event, the ids of which it tells what the person did and has since undone: a row that was archived and taken
+   * back must not go once more when the stream comes to tell of the first. Null if it says the last word on all.
+   */
+  #outdated(type, data) {
+    if (type !== "read" && type !== "archived") return null;
+    const value = data[type] !== false;
+    const outdated = new Set();
+    for (const id of this.#meant(data)) {
+      const name = `${type} ${id}`;
+      const echo = this.#echoes.get(name);
+      if (!echo) continue;
+      if (this.#awaits(echo) && echo.value !== value) outdated.add(id);
+      echo.count -= 1;
+      if (!this.#awaits(echo)) this.#echoes.delete(name);
+    }
+    return outdated.size || [...this.#echoes.values()].some((echo) => this.#awaits(echo)) ? outdated : null;
+  }
+
+  #awaits({ count, until, key }) {
+    return (count > 0 && until > this.#env.now()) || this.#outbox.all.some((entry) => entry.key === key);
+  }
+
+  #meant({ all, before, ids, outdated }) {
+    const meant = all ? [...this.items.keys()].filter((id) => id <= before) : ids;
+    return outdated ? meant.filter((id) => !outdated.has(id)) : meant;
   }
 
   #apply(type, data) {
@@ -162,8 +195,7 @@ export class Inbox extends EventTarget {
         : type === "seen"
           ? { seen: true }
           : { archived: data.archived };
-    const ids = data.all ? [...this.items.keys()].filter((id) => id <= data.before) : data.ids;
-    this.#change(ids, effect);
+    this.#change(this.#meant(data), effect);
     // What the person did a moment ago is in our count, and not yet in that one.
     if (this.pending) return;
     const unseen = data.all ? [...this.items.values()].filter((item) => !item.seen && counted(item)).length : this.unseen;
@@ -256,9 +288,19 @@ export class Inbox extends EventTarget {
 
   // ---- what the server has to be told --------------------------------------------------------------------------
 
-  #send(entry, undo) {
+  #send(entry, effect, before, undo) {
     const key = this.#outbox.push(entry);
     this.#undo.set(key, undo);
+    for (const [id, old] of before) {
+      for (const type of ["read", "archived"]) {
+        const [name, value] = [`${type} ${id}`, effect[type]];
+        // Of what changes nothing the stream says nothing.
+        if (value === undefined || value === old[type]) continue;
+        const known = this.#echoes.get(name);
+        const count = 1 + (known && this.#awaits(known) ? Math.max(0, known.count) : 0);
+        this.#echoes.set(name, { value, count, key, until: this.#env.now() + ECHO_MS });
+      }
+    }
     this.#flush();
   }
 
@@ -293,6 +335,11 @@ export class Inbox extends EventTarget {
       this.#outbox.remove(entry.key);
       const undo = this.#undo.get(entry.key);
       this.#undo.delete(entry.key);
+      for (const [name, echo] of this.#echoes) {
+        if (echo.key !== entry.key) continue;
+        if (response.ok) echo.until = this.#env.now() + ECHO_MS;
+        else this.#echoes.delete(name);
+      }
       if (response.ok) {
         const counts = await response.json().catch(() => ({}));
         for (const meanwhile of this.#loads) meanwhile.push(["done", { ...entry, ...counts }]);

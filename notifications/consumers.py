@@ -22,8 +22,8 @@ from django.contrib.auth.models import AnonymousUser
 from . import shutdown
 from .access import Principal, principal_of
 from .envelope import control
-from .handover import Message, Receive, Scope, Send
-from .hub import HubFull, NotAuthorized
+from .handover import UNOPENED, Message, Receive, Scope, Send
+from .hub import AccessUnknown, HubFull, NotAuthorized
 from .settings import conf
 from .stream import Frame, current_hub, open_stream
 from .subscription import Subscription
@@ -110,10 +110,14 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         except NotAuthorized:
             await self._refuse(CloseCode.NOT_AUTHENTICATED, "log in to receive notifications")
             return
-        except (HubFull, TimeoutError):
+        except HubFull:
+            await self._refuse(CloseCode.TOO_MANY, "too many streams on this server; come back soon")
+            return
+        except (AccessUnknown, TimeoutError) as error:
             if self._subscription is not None:
                 return await self._close(CloseCode.SLOW)  # It was the client that took too long, not the database.
-            await self._refuse(CloseCode.TOO_MANY, "too many streams on this server; come back soon")
+            logger.warning("a stream could not be opened: %r", error)
+            await self._refuse(CloseCode.FAILED, UNOPENED)
             return
         except OSError as error:
             # The client has gone, as a rule. If it was something else, the close below tells it.
@@ -122,6 +126,8 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         except Exception:
             logger.exception("a stream failed; its client is asked to return")
             code = CloseCode.FAILED
+            if self._subscription is None:
+                await self._error(code, UNOPENED)
         await self._close(code)
 
     async def _stream(self) -> int:

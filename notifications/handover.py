@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 from . import shutdown
 from .envelope import Envelope, control
-from .hub import HubFull, NotAuthorized
+from .hub import AccessUnknown, HubFull, NotAuthorized
 from .settings import conf
 from .sse import CONTENT_TYPE
 from .stream import Frame, current_hub, open_stream
@@ -32,6 +33,9 @@ Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: What a client is told of a stream that did not begin, for a reason that only the server's log tells.
+UNOPENED = "the stream could not be opened; come back in a few seconds, your cursor stays right"
 
 #: Where in the scope the view finds the handover; absent without the wrapper.
 SCOPE_KEY = "notifications.handover"
@@ -140,8 +144,9 @@ async def _write_stream(handover: Handover, receive: Receive, send: Send) -> Non
                     async with asyncio.timeout(conf.slow_seconds):
                         await output.write(batch)
                     del batch  # Nothing that was sent stays in memory until the next.
-    except (NotAuthorized, HubFull, TimeoutError) as error:
+    except (NotAuthorized, HubFull, AccessUnknown, TimeoutError) as error:
         if handover.start is not None:
+            logger.warning("a stream of user %s could not be opened: %r", handover.principal.user, error)
             return await _refuse(send, handover.start, error)
         logger.info("a client of user %s does not read; its stream is ended", handover.principal.user)
     except OSError as error:
@@ -183,7 +188,12 @@ def _client_left(gone: asyncio.Task[None]) -> bool:
 
 async def _refuse(send: Send, start: Message, error: Exception | None) -> None:
     """Answer instead of streaming. The view had checked; a moment later it is not so any more."""
-    status = 401 if isinstance(error, NotAuthorized) else 503
+    status, sentence = 503, UNOPENED
+    match error:
+        case NotAuthorized():
+            status, sentence = 401, "log in to receive notifications"
+        case HubFull():
+            sentence = "too many streams on this server; come back soon"
     headers = [
         (name, value)
         for name, value in start.get("headers", ())
@@ -191,8 +201,8 @@ async def _refuse(send: Send, start: Message, error: Exception | None) -> None:
     ]
     headers += [(b"Content-Type", b"application/json")]
     if status == 503:
-        headers += [(b"Retry-After", b"5")]
-    sentence = "log in to receive notifications" if status == 401 else "too many streams on this server; come back soon"
+        # Spread: those turned away together do not come back together.
+        headers += [(b"Retry-After", b"%d" % random.randint(2, 10))]
     body: Envelope = control("error", code=status, error=sentence)
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body.data.encode(), "more_body": False})

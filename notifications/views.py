@@ -21,7 +21,7 @@ from django.views.decorators.http import require_GET
 from . import handover, sessions, shutdown, sse
 from .access import Principal, principal_of
 from .envelope import bye
-from .hub import HubFull, NotAuthorized
+from .hub import AccessUnknown, HubFull, NotAuthorized
 from .origin import origin_allowed
 from .polling import poll
 from .settings import conf
@@ -162,12 +162,17 @@ async def _stream_by_itself(principal: Principal, cursor: str | None) -> AsyncIt
                     sent += len(body)
                     if sent > conf.stream_bytes:
                         subscription.end("slow", 0)
-    except (NotAuthorized, HubFull, TimeoutError) as error:
-        retry = None if isinstance(error, NotAuthorized) else 5000
-        yield bye("revoked" if retry is None else "capacity", retry).as_sse(None)
+    except NotAuthorized:
+        yield bye("revoked", None).as_sse(None)
+    except HubFull:
+        yield bye("capacity", random.randint(2000, 10_000)).as_sse(None)
+    except (AccessUnknown, TimeoutError) as error:
+        logger.warning("a stream of user %s could not be opened: %r", principal.user, error)
+        yield bye("error", random.randint(1000, 5000)).as_sse(None)
     except Exception:
         # Must not leave here: daphne would keep the socket open, silent, for ever.
         logger.exception("a stream failed; its client is asked to return")
+        yield bye("error", random.randint(1000, 5000)).as_sse(None)
 
 
 def _release_thread() -> None:

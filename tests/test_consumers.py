@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from notifications.access import Principal
+from notifications.access import Access, Principal
 from notifications.consumers import SUBPROTOCOL, NotificationConsumer
 from notifications.subscription import Subscription
 from tests.clients import Call
@@ -371,9 +371,30 @@ async def test_exception_in_the_stream_closes_it(stage: Stage, caplog: pytest.Lo
 
 async def test_database_that_fails_closes_it(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     stage.log.fails["authorize"] = RuntimeError("away")
-    client = connected(alice(stage))
+    await expect_failed(connected(alice(stage)))
+    assert "a stream failed" in caplog.text
+
+
+async def test_database_that_does_not_answer_closes_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("notifications.hub.READY_TIMEOUT", 0.05)
+    stage.log.gates["heads"] = asyncio.Event()
+    await expect_failed(connected(alice(stage)))
+
+
+async def test_rights_that_can_not_be_told_close_it(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    user = alice(stage)
+    stage.log.access[Principal("alice")] = Access(())
+    await expect_failed(connected(user))
+    assert "a stream failed" not in caplog.text  # What the site's function raised is in the log already.
+
+
+async def expect_failed(client: Client) -> None:
+    """Before there was a stream: its client is told to return, and not that the server is full."""
     await client.accepted()
-    assert await client.rest() == ([], 4500)
+    frames, code = await client.rest()
+    assert code == 4500
+    assert [(frame["type"], frame["data"]["code"]) for frame in frames] == [("error", 4500)]
+    assert "come back" in frames[0]["data"]["message"]
     await client.leave()
 
 

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from notifications import stream
-from notifications.access import Principal
+from notifications.access import Access, Principal
 from notifications.handover import SCOPE_KEY, Receive, Scope, Send, StreamHandover
 from notifications.signals import stream_closed
 from tests.clients import Call
@@ -386,14 +386,36 @@ async def test_full_process_refuses(stage: Stage, conf: dict[str, Any]) -> None:
         status, headers, body = await refused(called(View(alice(stage))))
     assert status == 503
     assert int(headers[b"Retry-After"]) > 0
-    assert "come back" in body["error"]
+    assert "too many streams" in body["error"]
+
+
+async def test_database_that_does_not_answer_refuses(
+    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("notifications.hub.READY_TIMEOUT", 0.05)
+    stage.log.gates["heads"] = asyncio.Event()
+    await expect_not_full(called(View(alice(stage))))
+    assert "could not be opened: TimeoutError" in caplog.text
+
+
+async def test_rights_that_can_not_be_told_refuse(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    principal = alice(stage)
+    stage.log.access[principal] = Access(())
+    await expect_not_full(called(View(principal)))
+    assert "a stream failed" not in caplog.text  # What the site's function raised is in the log already.
+
+
+async def expect_not_full(answer: Stream) -> None:
+    """What fails is not that the server is full, and the client comes back."""
+    status, headers, body = await refused(answer)
+    assert (status, int(headers[b"Retry-After"]) > 0) == (503, True)
+    assert "too many" not in body["error"] and "come back in a few seconds" in body["error"]
 
 
 async def test_database_that_fails_refuses(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     principal = alice(stage)
     stage.log.fails["authorize"] = RuntimeError("away")
-    status, headers, _ = await refused(called(View(principal)))
-    assert (status, b"Retry-After" in headers) == (503, True)
+    await expect_not_full(called(View(principal)))
     assert "a stream failed" in caplog.text
 
 

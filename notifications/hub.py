@@ -29,6 +29,8 @@ from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Any
 
+from django.dispatch import Signal
+
 from . import doorbell
 from .batch import Batch
 from .cursor import InvalidCursor, Position, parse_cursor
@@ -179,23 +181,17 @@ class Hub:
                 subscription.marks[state] = self._mark(state, positions, access.since.get(state.name, 0))
                 state.subscriptions.add(subscription)
             del access, positions  # This frame lasts as long as the stream; what it names stays in memory.
-            self._enter(subscription)
-            tell(
-                stream_opened, sender=self, user=principal.user, transport=transport, connection=subscription.connection
-            )
+            told = False
             try:
+                self._enter(subscription)
+                told = True  # Whoever heard of the beginning hears of the end, even if another receiver is in the way.
+                self._tell(stream_opened, subscription)
                 yield subscription
             finally:
                 self._leave(subscription)
                 reason = subscription.ended.reason if subscription.ended else reason
-                tell(
-                    stream_closed,
-                    sender=self,
-                    user=principal.user,
-                    transport=transport,
-                    connection=subscription.connection,
-                    reason=reason,
-                )
+                if told:
+                    self._tell(stream_closed, subscription, reason=reason)
         finally:
             for state in states:
                 state.subscriptions.discard(subscription)
@@ -244,6 +240,10 @@ class Hub:
         own.pop(subscription, None)
         if not own:
             del self.by_user[subscription.principal.user]
+
+    def _tell(self, signal: Signal, subscription: Subscription, **named: str) -> None:
+        user, transport = subscription.principal.user, subscription.transport
+        tell(signal, sender=self, user=user, transport=transport, connection=subscription.connection, **named)
 
     async def _identify_all(self, sessions: list[str]) -> dict[str, Any]:
         return await self.log.identify(sessions)

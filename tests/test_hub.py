@@ -776,3 +776,40 @@ async def test_receiver_of_a_signal_that_fails_stops_no_stream(stage: Stage) -> 
     finally:
         for signal in (stream_opened, stream_closed, hub_changed):
             signal.disconnect(failing)
+
+
+async def test_stream_that_can_not_be_entered_leaves_nothing(stage: Stage, conf: dict[str, Any]) -> None:
+    conf["STREAMS_PER_USER"] = "20"
+    with pytest.raises(TypeError):
+        async with stage.open():
+            pass
+    assert not stage.hub.subscriptions and not stage.hub.by_user
+    assert not stage.hub.topics[TOPIC].subscriptions
+
+
+async def test_receiver_that_cancels_a_stream_leaves_nothing(stage: Stage) -> None:
+    told: list[str] = []
+
+    def cancelling(**_: Any) -> None:
+        raise asyncio.CancelledError
+
+    def opened(**_: Any) -> None:
+        told.append("opened")
+
+    def closed(reason: str, **_: Any) -> None:
+        told.append(reason)
+
+    stream_opened.connect(opened)
+    stream_opened.connect(cancelling)
+    stream_closed.connect(closed)
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            async with stage.open():
+                pass
+    finally:
+        stream_opened.disconnect(opened)
+        stream_opened.disconnect(cancelling)
+        stream_closed.disconnect(closed)
+    assert told == ["opened", "disconnect"]
+    assert not stage.hub.subscriptions and not stage.hub.by_user
+    assert not stage.hub.topics[TOPIC].subscriptions

@@ -6,6 +6,7 @@ Nothing is cached: ``override_settings`` and a changed settings module are seen 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -43,6 +44,8 @@ class Key(Generic[T]):
         if (isinstance(value, bool) and bool not in self.types) or not isinstance(value, self.types):
             expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.types)
             return f"must be {expected}, not {value!r}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"must be a finite number, not {value!r}"
         if self.least is not None and isinstance(value, int | float) and value < self.least:
             return f"must be at least {self.least:g}, not {value!r}"
         return None

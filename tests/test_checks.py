@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -121,9 +122,11 @@ def test_settings_not_a_dict(settings: Any) -> None:
         ("TOPICS", 7, "must be str or None"),
         ("TRANSPORTS", "sse", "must be list or tuple"),
         ("KINDS", ["order.shipped"], "must be dict"),
-        ("FRAME_RATE", (20,), "two numbers"),
-        ("FRAME_RATE", (20, 0), "two numbers above 0"),
-        ("FRAME_RATE", (True, 40), "two numbers"),
+        ("FRAME_RATE", (20,), "two finite numbers"),
+        ("FRAME_RATE", (20, 0), "two finite numbers above 0"),
+        ("FRAME_RATE", (True, 40), "two finite numbers"),
+        ("FRAME_RATE", (20, math.inf), "two finite numbers"),
+        ("FRAME_RATE", (math.nan, 40), "two finite numbers"),
         ("CHANNEL_LAYER", None, "must be str"),
     ],
 )
@@ -133,6 +136,16 @@ def test_settings_wrong_value(settings: Any, name: str, value: object, words: st
     assert (message.id, isinstance(message, Error)) == ("notifications.E002", True)
     assert name in message.msg
     assert words in message.msg
+
+
+NUMBERS = sorted(name for name, key in Settings.keys().items() if {int, float} & set(key.types))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, -0.5])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_settings_number_that_is_none_or_negative(settings: Any, name: str, value: float) -> None:
+    settings.NOTIFICATIONS = {name: value}
+    assert ids() == ["E002"]
 
 
 def test_settings_defaults_are_right_themselves(settings: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -59,12 +60,12 @@ def value_problem(name: str, value: Any) -> str | None:
     if name == "RETENTION" and value <= timedelta(0):
         return f"must be longer than nothing, not {value!r}"
     if name == "FRAME_RATE" and not (len(value) == 2 and all(is_number(part) and part > 0 for part in value)):
-        return f"must be two numbers above 0 (frames per second, burst), not {value!r}"
+        return f"must be two finite numbers above 0 (frames per second, burst), not {value!r}"
     return None
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_topics() -> Iterator[CheckMessage]:

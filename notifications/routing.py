@@ -52,16 +52,23 @@ class SocketPath:
 
 
 class SessionCookie:
-    """Passes the session cookie on, to be looked up together with others; other sites' ways are Channels' business."""
+    """Passes the session cookie on, to be looked up together with others; other sites' ways are Channels' business.
+
+    Cookies that an HTTP/2 client or proxy sent as several headers are put together (RFC 9113, section 8.2.3).
+    """
 
     def __init__(self, application: Application, otherwise: Application) -> None:
         self.application = application
         self.otherwise = otherwise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        crumbs = [value for name, value in scope["headers"] if name == b"cookie"]
+        if len(crumbs) > 1:
+            headers = [header for header in scope["headers"] if header[0] != b"cookie"]
+            scope = {**scope, "headers": [*headers, (b"cookie", b"; ".join(crumbs))]}
         if not are_django_s_own():
             return await self.otherwise(scope, receive, send)
-        cookies = parse_cookie(dict(scope["headers"]).get(b"cookie", b"").decode("latin-1"))
+        cookies = parse_cookie(b"; ".join(crumbs).decode("latin-1"))
         await self.application({**scope, SESSION: cookies.get(settings.SESSION_COOKIE_NAME)}, receive, send)
 
 

@@ -14,6 +14,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.contrib.auth import HASH_SESSION_KEY, get_user_model
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, Group
-from django.db import connections, router
+from django.db import connections, router, transaction
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 from django.utils.module_loading import import_string
@@ -37,10 +38,12 @@ __all__ = [
     "Access",
     "InvalidTopic",
     "Principal",
+    "TopicsUnknown",
     "authorize",
     "cursor_for",
     "ended",
     "group_topic",
+    "known_topics",
     "principal_of",
     "record_membership",
     "topic_name",
@@ -58,6 +61,10 @@ NAME = re.compile(r"[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 class InvalidTopic(ValueError):
     """The text can not name a topic: it is empty, too long, or contains white space or control characters."""
+
+
+class TopicsUnknown(Exception):
+    """The site's own ``TOPICS`` function failed; what it raised is in the log."""
 
 
 class Principal(NamedTuple):
@@ -112,10 +119,33 @@ def topic_name(to: Any) -> str:
 
 
 def topics_for(user: AbstractBaseUser | AnonymousUser) -> list[str]:
-    """Return the names of the topics that ``user`` may read now; none for anonymous and inactive users."""
+    """Return the names of the topics that ``user`` may read now; none for anonymous and inactive users.
+
+    What the site's own function raises is raised here; see :func:`known_topics`.
+    """
     if not user.is_authenticated or not user.is_active:
         return []
     return list(_topics(user, _group_pks([user.pk])[user.pk]))
+
+
+def known_topics(user: AbstractBaseUser | AnonymousUser) -> tuple[list[str], bool]:
+    """Return what :func:`topics_for` does, and True; without the site's own topics, and False, if their function fails.
+
+    For pages, which must stand whatever becomes of a bell on them. The failure is logged.
+    """
+    if not user.is_authenticated or not user.is_active:
+        return [], True
+    groups = _group_pks([user.pk])[user.pk]
+    connection = connections[router.db_for_read(Topic)]
+    try:
+        # Inside of a transaction of the page's a query that fails would make all that follow fail on PostgreSQL.
+        with (
+            transaction.atomic(using=connection.alias) if conf.topics and connection.in_atomic_block else nullcontext()
+        ):
+            return list(_topics(user, groups)), True
+    except Exception:
+        logger.exception("TOPICS failed for user %s; the site's own topics are left out", user.pk)
+        return list(_topics(user, groups, own=False)), False
 
 
 def authorize(principals: Sequence[Principal]) -> dict[Principal, Access | None]:
@@ -174,10 +204,15 @@ def principal_of(user: AbstractBaseUser, session: Any) -> Principal:
 def cursor_for(user: AbstractBaseUser) -> str:
     """Return the cursor of somebody who knows all there is now. Two queries, and those of the site's function.
 
+    Empty, so that the stream begins when it is opened, if that function fails: a cursor without the site's own topics
+    would bring all that their logs still hold as if it were new.
+
     Take it before reading the rows that a page shows: what is published in between is then shown twice at the worst,
     and the client drops the second, instead of never.
     """
-    topics = topics_for(user)
+    topics, certain = known_topics(user)
+    if not certain:
+        return ""
     rows = Topic.objects.filter(name__in=topics).values_list("id", "epoch", "head")
     return format_cursor(Position(*row) for row in sorted(rows))
 
@@ -202,14 +237,14 @@ def record_membership(user_pks: Iterable[Any], topics: Iterable[str]) -> None:
     )
 
 
-def _topics(user: Any, group_pks: Iterable[Any]) -> tuple[str, ...]:
+def _topics(user: Any, group_pks: Iterable[Any], *, own: bool = True) -> tuple[str, ...]:
     names = [user_topic(user), EVERYONE]
     if getattr(user, "is_staff", False):
         names.append(STAFF)
     names.extend(map(group_topic, group_pks))
-    if conf.topics:
-        own: Callable[[Any], Iterable[str]] = import_string(conf.topics)
-        names.extend(map(topic_name, own(user)))
+    if own and conf.topics:
+        function: Callable[[Any], Iterable[str]] = import_string(conf.topics)
+        names.extend(map(topic_name, function(user)))
     topics = tuple(dict.fromkeys(names))
     if len(topics) > conf.topics_per_stream:
         logger.warning("user %s may read %d topics; TOPICS_PER_STREAM cuts them to %d",

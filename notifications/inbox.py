@@ -32,7 +32,7 @@ from django.db import connections, models, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from .access import EVERYONE, topics_for, user_topic
+from .access import EVERYONE, TopicsUnknown, known_topics, user_topic
 from .envelope import dumps
 from .kinds import mutable
 from .log import append, database
@@ -264,15 +264,22 @@ class Inbox:
     """The inbox of one person. What they may read and where their mark stands is asked for once.
 
     Make one for each request; :func:`visible`, :func:`counts` and :func:`page` are for who needs only that.
+
+    :param certain: whether it is an error, :exc:`~notifications.access.TopicsUnknown`, that the site's own function
+        fails; otherwise its topics are left out.
     """
 
-    def __init__(self, user: AbstractBaseUser, using: str | None = None) -> None:
+    def __init__(self, user: AbstractBaseUser, using: str | None = None, *, certain: bool = False) -> None:
         self.user = user
         self.using = using
+        self.certain = certain
 
     @cached_property
     def topics(self) -> list[str]:
-        return topics_for(self.user)
+        topics, certain = known_topics(self.user)
+        if self.certain and not certain:
+            raise TopicsUnknown
+        return topics
 
     @cached_property
     def since(self) -> dict[str, datetime]:
@@ -463,7 +470,8 @@ def acting(user: AbstractBaseUser) -> Iterator[Inbox]:
     with transaction.atomic(using=using):
         # The INSERT comes first, so that SQLite takes its write lock at once instead of failing to upgrade a read.
         ReadMark.objects.using(using).bulk_create([ReadMark(user_id=user.pk)], ignore_conflicts=True)
-        inbox = Inbox(user, using)
+        # "All read up to here" must not pass over rows that are only missing for the moment.
+        inbox = Inbox(user, using, certain=True)
         inbox.mark = ReadMark.objects.using(using).select_for_update().get(user_id=user.pk)
         yield inbox
 

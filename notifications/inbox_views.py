@@ -15,7 +15,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import AbstractBaseUser
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest
-from django.http import Http404, HttpRequest, HttpResponseBase, HttpResponseRedirect, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
 from django.urls import URLPattern, path, reverse
 from django.utils.cache import patch_cache_control, patch_vary_headers
@@ -26,7 +26,7 @@ from django.views import View
 from django.views.decorators.csrf import csrf_protect
 
 from . import inbox
-from .access import cursor_for
+from .access import TopicsUnknown, cursor_for
 from .forms import BulkForm, InboxQuery, ReadAllForm
 
 __all__ = ["BulkView", "ClickedView", "InboxView", "ReadAllView", "RowView", "SeenView", "inbox_urls"]
@@ -85,6 +85,14 @@ class PersonalView(View):
             if not json:
                 raise
             return JsonResponse({"error": str(error)}, status=400)
+        except TopicsUnknown:
+            sentence, headers = (
+                _("This can not be done at the moment. Try again in a few seconds."),
+                {"Retry-After": "5"},
+            )
+            if not json:
+                return HttpResponse(sentence, content_type="text/plain", status=503, headers=headers)
+            return JsonResponse({"error": sentence}, status=503, headers=headers)
 
 
 class InboxView(PersonalView):

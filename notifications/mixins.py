@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from django.db import DatabaseError, models
+from django.db import models
 from django.http import HttpRequest, HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 
@@ -48,13 +48,14 @@ def mark_target_read(request: HttpRequest, target: models.Model) -> int:
     """Mark the unread notifications about ``target`` read for whoever asks for its page; return how many there were.
 
     For views that are functions. Does nothing for people who are not logged in, for other methods than GET, and for
-    pages that are fetched ahead. A database that fails here does not take the page along: that is logged.
+    pages that are fetched ahead. What fails here, the database or the site's ``TOPICS``, does not take the page along:
+    that is logged.
     """
     if request.method != "GET" or is_prefetch(request) or not request.user.is_authenticated:
         return 0
     try:
         return target_opened(request.user, target)
-    except DatabaseError:
+    except Exception:
         logger.exception("notifications about %r could not be marked read", target)
         return 0
 

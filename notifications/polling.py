@@ -14,7 +14,7 @@ from typing import NamedTuple
 from django.contrib.auth.models import AbstractBaseUser
 
 from . import inbox, log
-from .access import Access, Principal, authorize
+from .access import Access, Principal, TopicsUnknown, authorize
 from .cursor import InvalidCursor, Position, format_cursor, parse_cursor
 from .envelope import Envelope, control, log_envelope
 from .settings import conf
@@ -42,13 +42,15 @@ def poll(user: AbstractBaseUser, principal: Principal, cursor: str | None) -> An
     """Return what ``user`` may read after ``cursor`` (None: nothing, only where to begin); None: unauthorized.
 
     ``ready`` is always the first event. ``retry`` is in milliseconds, 0 if there is more to fetch.
+
+    :raises TopicsUnknown: if the site's own ``TOPICS`` function failed.
     """
     _sweep_now_and_then()
     access = authorize([principal])[principal]
     if access is None:
         return None
     if not access.topics:
-        raise RuntimeError(f"what user {principal.user} may read could not be told; the log says why")
+        raise TopicsUnknown(f"what user {principal.user} may read could not be told; the log says why")
     heads = log.heads(access.topics)
     resets: list[tuple[str, str]] = []
     positions: dict[int, Position] | None = None

@@ -19,7 +19,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.views.decorators.http import require_GET
 
 from . import handover, sessions, shutdown, sse
-from .access import Principal, principal_of
+from .access import Principal, TopicsUnknown, principal_of
 from .envelope import bye
 from .hub import AccessUnknown, HubFull, NotAuthorized
 from .origin import origin_allowed
@@ -96,7 +96,10 @@ def events(request: HttpRequest) -> HttpResponse:
     if cursor is not None and len(cursor) > conf.cursor_length:
         return problem(400, "The cursor is too long.")
     user = request.user
-    answer = poll(user, principal_of(user, request.session), cursor) if user.is_authenticated else None
+    try:
+        answer = poll(user, principal_of(user, request.session), cursor) if user.is_authenticated else None
+    except TopicsUnknown:  # What the site's function raised is in the log.
+        return problem(503, "What you may read could not be told; ask again in a few seconds.", **retry_after())
     if answer is None:
         return problem(401, "Log in to receive notifications.")
     items = ",".join(envelope.as_json(position) for envelope, position in answer.frames)
@@ -110,10 +113,12 @@ def problem(status: int, sentence: str, **headers: str) -> JsonResponse:
 
 
 def busy() -> JsonResponse:
-    """Return 503 with a spread ``Retry-After``: those turned away together do not come back together."""
-    return problem(
-        503, "This server has as many streams as it may; come back soon.", **{"Retry-After": str(random.randint(2, 10))}
-    )
+    return problem(503, "This server has as many streams as it may; come back soon.", **retry_after())
+
+
+def retry_after() -> dict[str, str]:
+    """Return a spread ``Retry-After``: those turned away together do not come back together."""
+    return {"Retry-After": str(random.randint(2, 10))}
 
 
 async def _who(request: HttpRequest) -> Principal | None:

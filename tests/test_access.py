@@ -23,6 +23,7 @@ from notifications.access import (
     cursor_for,
     ended,
     group_topic,
+    known_topics,
     principal_of,
     record_membership,
     topic_name,
@@ -264,6 +265,37 @@ def test_authorize_tells_since_when(alice: User) -> None:
     found = access(Principal(alice.pk))
     assert found is not None
     assert found.since == {f"user:{alice.pk}": 0, "everyone": 0, f"group:{group.pk}": 2}
+
+
+# --- When the site's function fails
+
+
+def failing_topics(user: User) -> list[str]:
+    raise ZeroDivisionError
+
+
+def topics_of_a_missing_table(user: User) -> list[str]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM table_that_is_not_there")
+    return []
+
+
+@pytest.mark.parametrize("function", ["failing_topics", "bad_topics", "topics_of_a_missing_table", "is_not_there"])
+def test_pages_have_the_topics_that_are_known(
+    alice: User, settings: Any, caplog: pytest.LogCaptureFixture, function: str
+) -> None:
+    advance("everyone", 2)
+    settings.NOTIFICATIONS = {"TOPICS": f"tests.test_access.{function}"}
+    assert known_topics(alice) == ([f"user:{alice.pk}", "everyone"], False)
+    assert f"TOPICS failed for user {alice.pk}" in caplog.text
+    # A cursor without those of the site would bring their whole logs as news.
+    assert cursor_for(alice) == ""
+
+
+def test_known_topics_are_all_that_there_are(alice: User, settings: Any) -> None:
+    settings.NOTIFICATIONS = {"TOPICS": "tests.test_access.own_topics"}
+    assert known_topics(alice) == (topics_for(alice), True)
+    assert known_topics(AnonymousUser()) == ([], True)
 
 
 # --- Cursors for pages

@@ -17,6 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from notifications import inbox
+from notifications.access import TopicsUnknown
 from notifications.models import Event, Membership, Notification, ReadMark, Receipt
 from notifications.publishing import notify, recall
 
@@ -61,6 +62,32 @@ def published(user: User, type: str | None = None) -> list[dict[str, Any]]:
     """Return the events of what the user did, oldest first."""
     events = Event.objects.filter(topic=f"user:{user.pk}").exclude(type="notification").order_by("pk")
     return [json.loads(event.payload) for event in events if type in (None, event.type)]
+
+
+# --- When the site's own function fails
+
+
+@pytest.fixture
+def failing(settings: Any) -> None:
+    settings.NOTIFICATIONS = {"TOPICS": "tests.test_access.failing_topics"}
+
+
+def test_reading_leaves_the_site_s_topics_out(alice: User, failing: None) -> None:
+    for to in (alice, "order:9"):
+        notify(to, str(to))
+    assert titles(alice) == ["alice"]
+    assert inbox.counts(alice) == inbox.Counts(1, 1)
+
+
+@pytest.mark.parametrize(
+    "action", [inbox.read_all, inbox.mark_seen, lambda user: inbox.mark_read(user, [1])], ids=["all", "seen", "one"]
+)
+def test_acting_is_refused(alice: User, failing: None, action: Callable[[User], Any]) -> None:
+    notify("order:9", "nobody was shown this")
+    old(alice)
+    with pytest.raises(TopicsUnknown):
+        action(alice)
+    assert not ReadMark.objects.exists() and not Receipt.objects.exists()
 
 
 # --- What is visible

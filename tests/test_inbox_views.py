@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from django.conf import settings
+from django.conf import settings as site_settings
 from django.contrib.auth.models import User
 from django.test import Client, override_settings
 from django.urls import reverse
@@ -70,7 +70,7 @@ def test_inbox_of_a_stranger_as_json_is_401() -> None:
 
 
 @override_settings(
-    MIDDLEWARE=[*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"],
+    MIDDLEWARE=[*site_settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"],
 )
 @pytest.mark.parametrize("name", ["inbox", *ACTIONS])
 def test_stranger_on_a_site_that_requires_login_gets_401_all_the_same(name: str) -> None:
@@ -564,3 +564,24 @@ def test_page_escapes_what_others_wrote(client: Client, alice: User) -> None:
 def test_page_says_99_plus(client: Client, alice: User) -> None:
     Notification.objects.bulk_create(Notification(topic=f"user:{alice.pk}", title="x") for _ in range(120))
     assert b"99+" in client.get(url("inbox")).content
+
+
+# --- When the site's own function fails
+
+
+def test_inbox_shows_what_is_known(client: Client, alice: User, settings: Any) -> None:
+    for to in (alice, "order:9"):
+        notify(to, "hi")
+    settings.NOTIFICATIONS = {"TOPICS": "tests.test_access.failing_topics"}
+    response = client.get(url("inbox"), headers=JSON)
+    assert (len(response.json()["results"]), response.json()["cursor"]) == (1, "")
+    assert client.get(url("inbox")).status_code == 200
+
+
+@pytest.mark.parametrize("headers", [JSON, {}], ids=["json", "page"])
+def test_action_is_refused_for_the_moment(client: Client, alice: User, settings: Any, headers: dict[str, str]) -> None:
+    notify(alice, "hi")
+    settings.NOTIFICATIONS = {"TOPICS": "tests.test_access.failing_topics"}
+    response = client.post(url("read-all"), headers=headers)
+    assert (response.status_code, response["Retry-After"]) == (503, "5")
+    assert "Try again in a few seconds" in response.text

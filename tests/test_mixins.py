@@ -227,6 +227,16 @@ def test_database_that_fails_does_not_take_the_page_along(
     assert "could not be marked read" in caplog.text
 
 
+def test_page_stands_when_the_site_s_topics_fail(
+    alice: User, club: Group, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    notify(alice, "about the club", target=club)
+    settings.NOTIFICATIONS = {"TOPICS": "tests.test_access.failing_topics"}
+    assert ask(page, alice).status_code == 200
+    assert "could not be marked read" in caplog.text
+    assert unread(alice) == ["about the club"]
+
+
 def test_muted_kind_stays_unread(alice: User, club: Group, settings: Any) -> None:
     settings.NOTIFICATIONS = {"KINDS": {"club.news": {}}}
     notify(alice, "about the club", kind="club.news", target=club)

@@ -10,7 +10,9 @@ from unittest import mock
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 from django.utils import timezone
 
 from notifications import log, notify, polling, publish
@@ -149,3 +151,11 @@ def test_poll_where_nothing_happened_is_few_queries(alice: User) -> None:
         polled(alice, cursor)
     # Rights: 3 without a session; heads: 1; the unread count, with what it needs to know: 6.
     assert len(captured.captured_queries) <= 10, [query["sql"][:80] for query in captured.captured_queries]
+
+
+def test_poll_when_the_site_s_topics_fail(alice: User, client: Client, settings: Any) -> None:
+    settings.NOTIFICATIONS = {"TOPICS": "tests.test_access.failing_topics"}
+    client.force_login(alice)
+    response = client.get(reverse("notifications:events"))
+    assert (response.status_code, int(response.headers["Retry-After"]) > 0) == (503, True)
+    assert "ask again" in response.json()["error"]

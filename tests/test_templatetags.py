@@ -216,3 +216,12 @@ def test_elements_speak_the_readers_language(alice: User) -> None:
         assert "Alle als gelesen markieren" in render("{% notification_bell %}", alice)
     with translation.override("ar"):
         assert "تعليم الكل كمقروء" in render("{% notification_bell %}", alice)
+
+
+def test_bell_of_a_site_whose_topics_fail(alice: User, settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+    notify(alice, "hi")
+    settings.NOTIFICATIONS = {"TOPICS": "tests.test_access.failing_topics"}
+    bell = attributes(render("{% notification_bell %}", alice))
+    # It follows from when its stream opens.
+    assert (bell["cursor"], bell["unread"]) == ("", "1")
+    assert "TOPICS failed" in caplog.text

@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from contextvars import Context
 from dataclasses import dataclass
@@ -34,11 +34,12 @@ __all__ = [
     "Hint",
     "LayerUnavailable",
     "attach",
-    "breaker",
+    "breakers",
     "channel_layer",
     "detach",
     "flush",
     "group_name",
+    "host_of",
     "ring",
     "ring_recheck",
     "send",
@@ -103,7 +104,8 @@ class Breaker:
         self.open_until = 0.0
 
 
-breaker = Breaker()
+#: One for each Redis host: one that is away is not a reason to spare the others.
+breakers: defaultdict[int, Breaker] = defaultdict(Breaker)
 
 
 def channel_layer() -> Any:
@@ -134,12 +136,27 @@ def group_name(topic: str) -> str:
     return "notifications." + hashlib.blake2s(topic.encode(), digest_size=16, key=key).hexdigest()
 
 
+def host_of(topic: str) -> int:
+    """Return on which Redis host of a pub/sub layer a topic's group is: an index of its ``hosts``.
+
+    0 where there is one, or the layer spreads its work in a way of its own. Call it on the loop that uses the layer.
+    """
+    layer = channel_layer()
+    if not hasattr(layer, "_get_layer"):
+        return 0
+    inner = layer._get_layer()
+    if len(inner._shards) == 1:
+        return 0
+    return int(inner._shards.index(inner._get_shard(inner._get_group_channel_name(group_name(topic)))))
+
+
 async def send(topic: str, message: dict[str, Any], *, probing: bool = False) -> None:
     """Send one message to the hubs that serve ``topic``. The only ``group_send`` of the project.
 
     :param probing: try whatever the breaker says; if it succeeds, the breaker closes.
     :raises LayerUnavailable: after a second at the latest; at once while the breaker is open.
     """
+    breaker = breakers[host_of(topic)]
     if breaker.is_open and not probing:
         raise LayerUnavailable("the channel layer failed a moment ago; not tried again yet")
     try:
@@ -232,7 +249,7 @@ class Doorbell:
                 await send(topic, message)
             except LayerUnavailable as error:
                 self.lost += 1
-                if not failed and not breaker.is_open:
+                if not failed and not breakers[host_of(topic)].is_open:
                     logger.warning("%s; browsers learn of it by the safety poll", error)
                 failed = True
             else:

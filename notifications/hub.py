@@ -85,7 +85,7 @@ class Hub:
         self._authorizations: Batch[Any, Any] = Batch(self._authorize_all, 500)
         self._joins: list[TopicState] = []
         self._link_work = asyncio.Event()
-        self._rejoin_at = 0.0
+        self._rejoin_at: dict[int, float] = {}
 
     # ---------------------------------------------------------------- life
 
@@ -359,43 +359,46 @@ class Hub:
             await self.link.leave(state.name)
 
     async def _join(self, states: Sequence[TopicState]) -> None:
-        if self.link.up and not doorbell.breaker.is_open:
-            await self._confirm(states)
+        await self._confirm(states)
         await self.follower.begin(states)
 
-    async def _confirm(self, states: Sequence[TopicState]) -> bool:
-        confirmed = await self.link.join([state.name for state in states])
+    async def _confirm(self, states: Sequence[TopicState], *, anyway: bool = False) -> bool:
+        """Join these topics' groups; return whether all are joined for certain."""
+        confirmed = await self.link.join([state.name for state in states], anyway=anyway)
         for state in states:
-            state.confirmed = confirmed
-        return confirmed
+            state.confirmed = state.name in confirmed
+        return len(confirmed) == len(states)
 
     async def _probe(self) -> None:
-        self._rejoin_at = self.loop.time() + REJOIN_INTERVAL
+        self._rejoin_at = {}
         await self.link.probe(self._on_alive)
 
-    async def _on_alive(self) -> None:
-        unconfirmed = any(state.known and not state.confirmed for state in self.topics.values())
-        if not self.link.up or unconfirmed or self.loop.time() >= self._rejoin_at:
-            await self._rejoin()
+    async def _on_alive(self, host: int) -> None:
+        now = self.loop.time()
+        due = now >= self._rejoin_at.setdefault(host, now + REJOIN_INTERVAL)
+        if due or host in self.link.away or any(s.known and not s.confirmed for s in self.topics.values()):
+            await self._rejoin(host)
 
-    async def _rejoin(self) -> None:
-        """Join everything again (the layer forgets groups by age, or by a failover), and see what was missed."""
-        states = [state for state in self.topics.values() if state.known]
-        was_up = self.link.up
+    async def _rejoin(self, host: int) -> None:
+        """Join all topics of a host again (the layer forgets groups by age, or by a failover); see what was missed."""
+        states = [state for state in self.topics.values() if state.known and doorbell.host_of(state.name) == host]
+        was_away = host in self.link.away
         for start in range(0, len(states), 500):
-            if not await self._confirm(states[start : start + 500]):
+            if not await self._confirm(states[start : start + 500], anyway=True):
                 return
-        self._rejoin_at = self.loop.time() + REJOIN_INTERVAL
-        self.link.set_up(True)
-        if not was_up:
+        self._rejoin_at[host] = self.loop.time() + REJOIN_INTERVAL
+        self.link.set_up(True, host=host)
+        if was_away:
             # What came while we were deaf is found now, not when a later hint or poll shows a hole.
             await self.follower.check(states)
 
-    def _on_link_changed(self, up: bool) -> None:
+    def _on_link_changed(self, host: int, up: bool) -> None:
         if not up:
             for state in self.topics.values():
-                state.confirmed = False
-        tell(hub_changed, sender=self, up=up)
+                if doorbell.host_of(state.name) == host:
+                    state.confirmed = False
+        if len(self.link.away) == (0 if up else 1):  # The first of several hosts has gone, or the last has come back.
+            tell(hub_changed, sender=self, up=up)
 
     # ---------------------------------------------------------------- the safety net
 

@@ -2,7 +2,8 @@
 
 The layers tell too little: ``group_add`` on the pub/sub layer returns before Redis has subscribed, a lost connection is
 mended without a word and a dead one is never noticed. So nothing here is believed until a message that was sent to a
-group has come back (an echo).
+group has come back (an echo). A pub/sub layer of several Redis hosts is as many links, each of which is lost, and found
+again, by itself.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from channels.layers import InMemoryChannelLayer
@@ -27,17 +29,20 @@ JOIN_TIMEOUT = 2.0
 PROBE_INTERVAL = 4.0
 PROBE_TIMEOUT = 2.0
 RETRY_INTERVAL = 1.0
+#: What a busy process subscribes to at least, one after the other, when its connection is made anew.
+SUBSCRIPTIONS_PER_SECOND = 1000
 
 
 class Link:
     """See the module. Its ``receive`` and ``probe`` are run as tasks by the hub.
 
     :param on_message: called with each message of the channel that is not an echo.
-    :param on_change: called when the link is lost (False) or found again (True).
+    :param on_change: called with a host's index when the link to it is lost (False) or found again (True).
+    :ivar away: the hosts to which it is lost.
     """
 
-    def __init__(self, on_message: Callable[[dict[str, Any]], None], on_change: Callable[[bool], None]) -> None:
-        self.up = True
+    def __init__(self, on_message: Callable[[dict[str, Any]], None], on_change: Callable[[int, bool], None]) -> None:
+        self.away: set[int] = set()
         self._on_message = on_message
         self._on_change = on_change
         self._channel: str | None = None
@@ -52,6 +57,15 @@ class Link:
             return 0
         return len(getattr(layer, "_shards", None) or getattr(layer, "hosts", None) or [None])
 
+    @classmethod
+    def links(cls) -> int:
+        """Return how many links there are, each to a host; the core layer with several hosts counts as one."""
+        return cls.hosts() if hasattr(doorbell.channel_layer(), "_get_layer") else 1
+
+    @property
+    def up(self) -> bool:
+        return not self.away
+
     async def receive(self) -> None:
         """Take from the channel for ever. Never cancelled by a timer: the pub/sub layer would unsubscribe."""
         while True:
@@ -61,7 +75,8 @@ class Link:
                     self._has_channel.set()
                 message = await doorbell.channel_layer().receive(self._channel)
             except Exception as error:
-                self.set_up(False, error)
+                for host in range(self.links()):
+                    self.set_up(False, error, host=host)
                 await asyncio.sleep(RETRY_INTERVAL / 2)
                 continue
             try:
@@ -72,15 +87,30 @@ class Link:
             except Exception:
                 logger.exception("a message on the channel layer could not be understood: %r", message)
 
-    async def join(self, topics: Sequence[str]) -> bool:
-        """Join the groups of these topics; return whether it is certain that their messages arrive from now on."""
+    async def join(self, topics: Iterable[str], *, anyway: bool = False) -> set[str]:
+        """Join the groups of these topics; return those whose messages arrive from now on, for certain.
+
+        :param anyway: try even those of a host that is known to be away; else they are left for when it is back.
+        """
+        by_host: defaultdict[int, list[str]] = defaultdict(list)
+        for topic in topics:
+            by_host[doorbell.host_of(topic)].append(topic)
+        for host in () if anyway else tuple(by_host):
+            if host in self.away or doorbell.breakers[host].is_open:
+                del by_host[host]
+        joined = await asyncio.gather(*map(self._join, by_host.values()))
+        return {
+            topic for topics, confirmed in zip(by_host.values(), joined, strict=True) if confirmed for topic in topics
+        }
+
+    async def _join(self, topics: Sequence[str]) -> bool:
         try:
             async with asyncio.timeout(JOIN_TIMEOUT):
                 await self._has_channel.wait()
                 for topic in topics:
                     await self._group("add", topic)
                 # Subscriptions to one host are made in order, so that the last one's echo stands for all.
-                await self._echo(topics[-1:] if self.hosts() <= 1 else topics)
+                await self._echo(topics[-1:] if self.hosts() <= self.links() else topics)
         except Exception as error:
             logger.warning("joining %d groups is not confirmed (%r); the safety poll stands in", len(topics), error)
             return False
@@ -94,23 +124,32 @@ class Link:
         except Exception as error:
             logger.info("leaving a group failed: %r", error)
 
-    async def probe(self, alive: Callable[[], Awaitable[None]]) -> None:
-        """Send oneself a message now and then, for ever; call ``alive`` whenever it has come back.
+    async def probe(self, alive: Callable[[int], Awaitable[None]]) -> None:
+        """Send oneself a message by each host now and then, for ever; call ``alive`` whenever it has come back.
 
-        After two that did not, the connections are made anew.
+        After two that did not, the connections to that host are made anew.
         """
-        hosts = self.hosts()
-        if not hosts:
+        if not self.hosts():
             await asyncio.Event().wait()  # Memory can not be cut off.
-        # With several hosts the groups' names decide which host has them: enough names reach each.
-        topics = [f"probe:{secrets.token_hex(8)}" for _ in range(1 if hosts == 1 else hosts * 4)]
+        async with asyncio.TaskGroup() as group:
+            for host in range(self.links()):
+                group.create_task(self._probe(host, alive))
+
+    async def _probe(self, host: int, alive: Callable[[int], Awaitable[None]]) -> None:
+        # The core layer's groups are on any of its hosts: enough names reach each.
+        wanted = 1 if self.hosts() <= self.links() else self.hosts() * 4
+        topics: list[str] = []
+        while len(topics) < wanted:
+            topic = f"probe:{secrets.token_hex(8)}"
+            if doorbell.host_of(topic) == host:
+                topics.append(topic)
         missed, joined, relink = 0, False, False
         while True:
             try:
+                if relink:
+                    await self._relink(host)
+                    relink = joined = False
                 async with asyncio.timeout(PROBE_TIMEOUT):
-                    if relink:
-                        await self._relink()
-                        relink = joined = False
                     if not joined:
                         await self._has_channel.wait()
                         for topic in topics:
@@ -120,24 +159,26 @@ class Link:
             except Exception as error:
                 missed += 1
                 if missed >= 2:
-                    self.set_up(False, error)
+                    self.set_up(False, error, host=host)
                     relink = True
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
                 missed = 0
-                await alive()
+                await alive(host)
                 await asyncio.sleep(PROBE_INTERVAL)
 
-    def set_up(self, up: bool, error: Exception | None = None) -> None:
-        """Note that the link works, or does not; tells ``on_change`` if that is news."""
-        if up == self.up:
+    def set_up(self, up: bool, error: Exception | None = None, *, host: int = 0) -> None:
+        """Note that the link to a host works, or does not; tells ``on_change`` if that is news."""
+        if up == (host not in self.away):
             return
-        self.up = up
+        name = "the channel layer" if self.links() == 1 else f"host {host + 1} of the channel layer's {self.links()}"
         if up:
-            logger.info("the channel layer is back")
+            self.away.discard(host)
+            logger.info("%s is back", name)
         else:
-            logger.warning("the channel layer is away (%r); events arrive by the safety poll", error)
-        self._on_change(up)
+            self.away.add(host)
+            logger.warning("%s is away (%r); events arrive by the safety poll", name, error)
+        self._on_change(host, up)
 
     async def _group(self, what: str, topic: str) -> None:
         await getattr(doorbell.channel_layer(), f"group_{what}")(doorbell.group_name(topic), self._channel)
@@ -168,16 +209,15 @@ class Link:
         if echo is not None and not echo.done():
             echo.set_result(None)
 
-    async def _relink(self) -> None:
-        """Make the connections of a pub/sub layer anew, keeping everybody's subscriptions on it, the site's too."""
+    async def _relink(self, host: int) -> None:
+        """Make a pub/sub layer's connections to a host anew, keeping everybody's subscriptions, the site's too."""
         layer = doorbell.channel_layer()
         if not hasattr(layer, "_get_layer"):  # The core layer finds its way back; its groups are joined again.
             return
         inner = layer._get_layer()
-        channels, groups = inner.channels, inner.groups
-        try:
-            await layer.flush()
-        finally:
-            inner.channels, inner.groups = channels, groups
-        for name in (*channels, *groups):
-            await inner._get_shard(name).subscribe(name)
+        shard = inner._shards[host]
+        names = [name for name in (*inner.channels, *inner.groups) if inner._get_shard(name) is shard]
+        async with asyncio.timeout(PROBE_TIMEOUT + len(names) / SUBSCRIPTIONS_PER_SECOND):
+            await shard.flush()
+            for name in names:
+                await shard.subscribe(name)

@@ -70,7 +70,7 @@ async def serving(transactional_db: None) -> AsyncIterator[None]:
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     channel_layers.backends = {}
-    doorbell.breaker.succeeded()
+    doorbell.breakers.clear()
     yield
     if hub := stream._hubs.pop(asyncio.get_running_loop(), None):
         hub.stop()
@@ -102,13 +102,13 @@ async def stage(conf: dict[str, Any]) -> AsyncIterator[Stage]:
     stage = Stage()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with mock.patch.object(doorbell, "channel_layer", lambda: stage.layer):
-        doorbell.breaker.succeeded()
+        doorbell.breakers.clear()
         yield stage
         stage.start()
         stage.hub.stop()
         await asyncio.gather(*stage.hub._tasks, return_exceptions=True)
         del stream._hubs[asyncio.get_running_loop()]
-        doorbell.breaker.succeeded()
+        doorbell.breakers.clear()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -34,7 +35,7 @@ def bell() -> Iterator[Doorbell]:
     """A doorbell of its own for the module, as a fresh process has it."""
     bell = Doorbell()
     before = set(ringers())
-    with mock.patch.multiple(doorbell, _doorbell=bell, breaker=Breaker()):
+    with mock.patch.multiple(doorbell, _doorbell=bell, breakers=defaultdict(Breaker)):
         yield bell
     if (loop := bell._own) is not None:
         (thread,) = set(ringers()) - before
@@ -254,7 +255,7 @@ def test_layer_that_is_away_costs_the_caller_nothing(
     assert time.monotonic() - began < 0.5
     assert doorbell.flush(10)
     assert bell.lost == 100
-    assert doorbell.breaker.is_open and doorbell.breaker.total_failures == 3
+    assert doorbell.breakers[0].is_open and doorbell.breakers[0].total_failures == 3
     # One line, not a hundred.
     assert caplog.text.count("browsers learn of it by the safety poll") <= 3
 
@@ -267,7 +268,7 @@ def test_layer_that_hangs_is_given_up_after_a_second_and_then_at_once(bell: Door
         doorbell.ring(hints(*range(50)))
         assert doorbell.flush(10)
     assert bell.lost == 50
-    assert doorbell.breaker.total_failures == 3
+    assert doorbell.breakers[0].total_failures == 3
 
 
 def test_flush_gives_up(bell: Doorbell, layer: FakeLayer) -> None:
@@ -290,9 +291,9 @@ async def test_send_raises_one_error_for_whatever_goes_wrong(bell: Doorbell, lay
     layer.away = None
     with pytest.raises(LayerUnavailable, match="not tried again"):
         await doorbell.send("everyone", {})
-    doorbell.breaker.open_until = 0
+    doorbell.breakers[0].open_until = 0
     await doorbell.send("everyone", {"seq": 1})
-    assert doorbell.breaker.failures == 0
+    assert doorbell.breakers[0].failures == 0
 
 
 def test_breaker_opens_after_failures_in_a_row() -> None:

@@ -70,9 +70,9 @@ joins: Counter[str] = Counter()
 join_group = link.Link.join
 
 
-async def count_joins(self: link.Link, topics: Any) -> bool:
+async def count_joins(self: link.Link, topics: Any, **options: Any) -> set[str]:
     joins["topics"] += len(topics)
-    return await join_group(self, topics)
+    return await join_group(self, topics, **options)
 
 
 link.Link.join = count_joins  # type: ignore[method-assign]
@@ -173,7 +173,7 @@ def state() -> dict[str, Any]:
         "restarts": sum(found.restarts for found in hubs),
         "sent": doorbell._doorbell.sent,
         "lost": doorbell._doorbell.lost,
-        "breaker": doorbell.breaker.is_open,
+        "breaker": any(breaker.is_open for breaker in doorbell.breakers.values()),
         # What the server itself still has: daphne keeps it for ever when an application's exception gets out.
         "connections": len(getattr(find_server(), "connections", ())),
         "threads": sorted(thread.name for thread in threading.enumerate()),

@@ -48,7 +48,7 @@ MUTATIONS = (
     Mutation(
         "echo confirmation",
         "notifications/link.py",
-        "await self._echo(topics[-1:] if self.hosts() <= 1 else topics)",
+        "await self._echo(topics[-1:] if self.hosts() <= self.links() else topics)",
         "pass",
         f"{CORE}::TestHints::test_event_published_while_a_group_is_joined_is_not_late",
     ),

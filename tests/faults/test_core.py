@@ -366,10 +366,10 @@ result = len(failures)
 
 async def test_probe_is_sent_while_the_breaker_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever probes finds out that the layer is back, and closes the breaker for everybody."""
-    monkeypatch.setattr(doorbell, "breaker", doorbell.Breaker(limit=1))
+    monkeypatch.setattr(doorbell, "breakers", {0: doorbell.Breaker(limit=1)})
     layer = InMemoryChannelLayer()
     monkeypatch.setattr(doorbell, "channel_layer", lambda: layer)
-    doorbell.breaker.failed()
+    doorbell.breakers[0].failed()
     with pytest.raises(doorbell.LayerUnavailable):
         await doorbell.send("t", {})
     await doorbell.send("t", {}, probing=True)

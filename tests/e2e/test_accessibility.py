@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Literal
 
 import pytest
+import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
@@ -46,7 +47,7 @@ LOOKS = [
 ]
 
 
-@pytest.fixture(params=LOOKS, ids="-".join)
+@pytest_asyncio.fixture(params=LOOKS, ids="-".join, loop_scope="package")
 async def reader(
     request: pytest.FixtureRequest, browser: Browser, site: Site, proxy: Proxy
 ) -> AsyncIterator[BrowserContext]:

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
-from tests.conftest import MakeSite
+from tests.e2e.conftest import House
 
 ADD = "/admin/notifications/broadcast/add/"
 
 
-@pytest.fixture
-async def page(make_site: MakeSite, browser: Browser) -> AsyncIterator[Page]:
+@pytest_asyncio.fixture(loop_scope="package")
+async def page(house: House, browser: Browser) -> AsyncIterator[Page]:
     """The compose form, open before somebody who may send."""
-    site = make_site()
     complaints: list[str] = []
-    with site.server() as server:
-        context = await browser.new_context(base_url=server.url, locale="en-GB")
-        context.set_default_timeout(15_000)
-        await site.log_in(context, "root", server)
-        page = await context.new_page()
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        await page.goto(ADD)
-        yield page
-        await context.close()
+    context = await browser.new_context(base_url=house.server.url, locale="en-GB")
+    context.set_default_timeout(15_000)
+    await house.site.log_in(context, "root", house.server)
+    page = await context.new_page()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    await page.goto(ADD)
+    yield page
+    await context.close()
     assert complaints == []
 
 

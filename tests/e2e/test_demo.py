@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Locator, Page, expect
 
-from tests.conftest import MakeSite
 from tests.servers import AsgiServer, Site, Worker
 
 TRANSPORTS = {"sse": "SSE", "websocket": "WebSocket", "polling": "polling"}
@@ -52,25 +52,12 @@ class Shop:
         page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
 
 
-@pytest.fixture
-def site(make_site: MakeSite) -> Site:
-    """The embedded default: SQLite and the in-memory layer."""
-    return make_site()
-
-
-@pytest.fixture
-def worker(site: Site) -> Iterator[Worker]:
-    with site.worker() as process:
-        yield process
-
-
-@pytest.fixture
-async def shop(site: Site, worker: Worker, browser: Browser) -> AsyncIterator[Shop]:
-    with site.server() as server:
-        shop = Shop(site, server, worker, browser)
-        yield shop
-        for context in browser.contexts:
-            await context.close()
+@pytest_asyncio.fixture(loop_scope="package")
+async def shop(site: Site, server: AsgiServer, worker: Worker, browser: Browser) -> AsyncIterator[Shop]:
+    shop = Shop(site, server, worker, browser)
+    yield shop
+    for context in browser.contexts:
+        await context.close()
     assert shop.complaints == []
 
 

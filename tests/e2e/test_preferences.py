@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
-from tests.conftest import MakeSite
 from tests.servers import AsgiServer, Site, Worker
 
 PAGE = "/notifications/preferences/"
@@ -22,24 +22,7 @@ KIND = "main [name=kinds][value='{}']"
 READY = "() => document.querySelector('notification-bell')?.client?.state.readyState === 1"
 
 
-@pytest.fixture
-def site(make_site: MakeSite) -> Site:
-    return make_site()
-
-
-@pytest.fixture
-def worker(site: Site) -> Iterator[Worker]:
-    with site.worker() as process:
-        yield process
-
-
-@pytest.fixture
-def server(site: Site) -> Iterator[AsgiServer]:
-    with site.server() as server:
-        yield server
-
-
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="package")
 async def alice(browser: Browser, site: Site, server: AsgiServer) -> AsyncIterator[BrowserContext]:
     context = await browser.new_context(base_url=server.url, locale="en-GB", permissions=["notifications"])
     await site.log_in(context, "alice", server)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import pytest
+import pytest_asyncio
 from playwright.async_api import BrowserContext, Page, expect
 
 from tests.e2e.pages import BELL, heard, inbox, open_page
@@ -56,7 +56,7 @@ PLANTED = """() => {
 }"""
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="package")
 async def watched(alice: BrowserContext) -> AsyncIterator[list[str]]:
     """What went wrong in any of Alice's pages: reports of the policy, complaints of the console, dialogs."""
     complaints: list[str] = []

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import AbstractBaseUser, Group
 from django.contrib.contenttypes.models import ContentType
-from django.db import DatabaseError, connections, models, transaction
+from django.db import DatabaseError, connections, models, router, transaction
 from django.utils import timezone
 from django.utils.functional import Promise
 
@@ -72,8 +72,8 @@ def notify(
 ) -> Notification:
     """Notify a user, a group or the readers of a topic; return the row.
 
-    Two INSERTs in the caller's transaction. After commit it is numbered and shown in every open browser concerned; if
-    the transaction is rolled back, nothing ever happened.
+    Two INSERTs in the caller's transaction (and, for a group, a look whether it is still there). After commit it is
+    numbered and shown in every open browser concerned; if the transaction is rolled back, nothing ever happened.
 
     :param to: a saved user, a :class:`~django.contrib.auth.models.Group`, or a topic name (``"everyone"``,
         ``"staff"``, ``"order:9"``).
@@ -85,11 +85,12 @@ def notify(
     :param tag: a newer notification with the same tag on the same topic replaces this one.
     :param actor: the model instance that caused it. ``target``: the one it is about.
     :param expires_at: aware time after which nobody is shown it any more.
-    :raises ValueError: if text, link, kind, level or data can not be stored or shown. ``InvalidTopic`` is one.
+    :raises ValueError: if text, link, kind, level or data can not be stored or shown, or the group was deleted.
+        ``InvalidTopic`` is one.
     :raises TypeError: if ``to`` is an anonymous or unsaved user, or no user at all.
     """
     notification = Notification(
-        topic=topic_name(to),
+        topic=_existing(to),
         **_fields(title, body, kind, level, url, data, tag, actor, target, expires_at),
     )
     _publish_all([notification])
@@ -141,6 +142,7 @@ def broadcast(
             raise ValueError(f'an audience is "everyone", "staff", a group or users, not {audience!r}')
         row.audience = audience
     elif isinstance(audience, Group):
+        _existing(audience)
         row.audience, row.group = Broadcast.Audience.GROUP, audience
     else:
         row.audience, users = Broadcast.Audience.USERS, list(audience)
@@ -219,14 +221,14 @@ def publish(topic: AbstractBaseUser | Group | str, type: str, data: dict[str, An
 
     :param type: letters, digits, ``_``, ``.``, ``-``, up to 64, beginning with a letter; not one of the protocol's.
     :param data: a JSON object; ``seq`` and ``topic`` are added.
-    :raises ValueError: if the type or the data can not be sent.
+    :raises ValueError: if the type or the data can not be sent, or the group was deleted.
     """
     if not valid_type(type):
         raise ValueError(f"{type!r} can not be an event's type: a letter, then letters, digits, _ . -, up to 64")
     text = _rendered(data)
     if reserved := sorted({"seq", "topic"} & data.keys()):
         raise ValueError(f"data may not have {reserved[0]!r}: the protocol adds it to each event")
-    log.append([(topic_name(topic), type, text)])
+    log.append([(_existing(topic), type, text)])
 
 
 def notification_payload(notification: Notification) -> dict[str, Any]:
@@ -265,6 +267,20 @@ DEFAULTS: dict[str, Any] = {
     "expires_at": None,
 }
 BROADCAST_FIELDS = frozenset({"title", "body", "level", "url", "kind", "data", "tag", "expires_at"})
+
+
+def _existing(to: Any) -> str:
+    """Return the topic that ``to`` stands for.
+
+    :raises ValueError: if it is a group that was deleted: nobody reads its topic, and the next group may get its key.
+    """
+    topic = topic_name(to)
+    if isinstance(to, Group):
+        # Where it would be written: a replica may not know of a group that was made a moment ago.
+        groups = Group._default_manager.using(router.db_for_write(Group, instance=to))
+        if not groups.filter(pk=to.pk).exists():
+            raise ValueError(f"the group {to.name!r} does not exist any more; nobody would read this")
+    return topic
 
 
 def _known(fields: dict[str, Any], but: Iterable[str] = ()) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -118,6 +118,34 @@ def test_notify_to_a_group_and_to_topics() -> None:
     group = Group.objects.create(name="editors")
     topics = [notify(to, TITLE).topic for to in (group, "everyone", "staff", "order:9", "préférés/🔔")]
     assert topics == [f"group:{group.pk}", "everyone", "staff", "order:9", "préférés/🔔"]
+
+
+def deleted_group() -> Group:
+    """Return a group as somebody holds it who does not know that it was deleted."""
+    group = Group.objects.create(name="editors")
+    Group.objects.all().delete()
+    return group
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda group: notify(group, TITLE),
+        lambda group: broadcast(TITLE, audience=group),
+        lambda group: publish(group, "progress", {}),
+    ],
+    ids=["notify", "broadcast", "publish"],
+)
+def test_deleted_group_is_told_nothing(tell: Callable[[Group], Any]) -> None:
+    with pytest.raises(ValueError, match="'editors' does not exist any more"):
+        tell(deleted_group())
+    assert not Event.objects.exists() and not Notification.objects.exists() and not Broadcast.objects.exists()
+
+
+def test_group_of_the_same_transaction_is_told() -> None:
+    with transaction.atomic():
+        group = Group.objects.create(name="editors")
+        assert notify(group, TITLE).topic == f"group:{group.pk}"
 
 
 def test_notify_to_a_lazy_user(alice: User) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextvars import Context
 from datetime import datetime
@@ -25,6 +26,8 @@ logger = logging.getLogger("notifications")
 READ_AT_ONCE = 200
 #: Events of a topic that are remembered for those who are a little behind.
 RECENT = 64
+#: Seconds after a read that failed until it is tried again, whether or not anything else asks for it.
+RETRY_AFTER = 1.0
 
 
 class Log(Protocol):
@@ -60,6 +63,7 @@ class Follower:
         self._heads: Batch[str, Any] = Batch(self._read_heads, 500)
         self._reads: dict[tuple[str, int], asyncio.Task[list[LiveEvent]]] = {}
         self._mark: datetime | None = None
+        self._failed: set[TopicState] = set()
         self._undelivered: set[TopicState] = set()
 
     async def begin(self, states: Sequence[TopicState]) -> None:
@@ -101,11 +105,12 @@ class Follower:
             self._mark = None
             return
         read_at, mark = self._loop.time(), self._mark
-        heads, self._mark = await self._log.advanced(mark)
-        if (mark is None) != (self._mark is None):
+        heads, latest = await self._log.advanced(mark)
+        if (mark is None) != (latest is None):
             # The first look; or the log is not the one it was (an older copy was restored). Nothing is certain, so look
             # at everything.
             await self.check([state for state in self.topics.values() if state.known])
+        self._mark = latest  # Not before: a look at everything that failed is repeated.
         for head in heads:
             if (state := self.topics.get(head.name)) is not None:
                 self._compare(state, head, read_at)
@@ -199,8 +204,21 @@ class Follower:
                 await self.refresh(state)
         except Exception:
             logger.exception("reading %s failed; tried again within seconds", state.name)
+            # A hint that came meanwhile left it to this task, and the safety poll looks at what advanced lately only.
+            if state not in self._failed:
+                self._failed.add(state)
+                self._spawn(self._read_again(state), "repair")
         finally:
             state.repairing = False
+
+    async def _read_again(self, state: TopicState) -> None:
+        try:
+            # Spread: what failed together need not be asked for together.
+            await asyncio.sleep(RETRY_AFTER * random.uniform(0.5, 1.5))
+        finally:
+            self._failed.discard(state)
+        if self.topics.get(state.name) is state:
+            self._repair(state, state.hinted)
 
     async def _read(self, state: TopicState, after: int) -> list[LiveEvent]:
         rows = await self._log.read(state.name, after, READ_AT_ONCE)

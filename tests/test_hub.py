@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
@@ -12,6 +13,7 @@ import pytest
 
 from notifications import (
     doorbell,
+    follower as follower_module,
     hub as hub_module,
     hub_changed,
     link as link_module,
@@ -153,6 +155,34 @@ async def test_read_that_fails_is_repeated_at_the_next_hint(stage: Stage, caplog
     assert "reading everyone failed" in caplog.text
 
 
+async def test_read_that_fails_is_repeated_by_itself(stage: Stage) -> None:
+    stage.log.append(TOPIC)
+    async with stage.live() as reading:
+        stage.log.fails["read"] = OSError("away")
+        stage.log.gates["read"] = asyncio.Event()
+        with mock.patch.object(follower_module, "RETRY_AFTER", 0.02):
+            _, second, _, fourth = stage.log.append(TOPIC, 4)
+            await stage.ring(second)
+            await eventually(lambda: stage.log.calls["read"])
+            await stage.ring(fourth)  # Left to the read that is about to fail.
+            stage.log.gates.pop("read").set()
+            await eventually(lambda: stage.log.calls["read"] >= 3)
+            stage.log.fails.clear()
+            assert await reading.numbers(4) == [2, 3, 4, 5]
+
+
+async def test_read_that_fails_for_many_hints_is_repeated_once(stage: Stage) -> None:
+    stage.log.append(TOPIC)
+    async with stage.live():
+        stage.log.fails["read"] = OSError("away")
+        stage.log.append(TOPIC)  # Lost.
+        for hint in stage.log.append(TOPIC, 5):
+            await stage.ring(hint)
+            await eventually(lambda: not stage.hub.topics[TOPIC].repairing)
+        waiting = [task for task in stage.hub._tasks if "_read_again" in repr(task)]
+        assert (stage.log.calls["read"], len(waiting)) == (5, 1)
+
+
 async def test_first_event_of_a_new_topic(stage: Stage) -> None:
     async with stage.live() as reading:
         await stage.ring(*stage.log.append(TOPIC))
@@ -209,6 +239,26 @@ async def test_safety_poll_that_fails_is_repeated(stage: Stage, conf: dict[str, 
         stage.log.append(TOPIC)
         stage.log.fails.clear()
         assert await reading.numbers(1) == [1]
+
+
+async def test_look_at_everything_that_fails_is_repeated(stage: Stage, conf: dict[str, Any]) -> None:
+    conf["SAFETY_INTERVAL"] = 0.05
+    stage.log.append(TOPIC)
+    async with stage.live() as reading:
+        follower = stage.hub.follower
+        await eventually(lambda: follower._mark is not None)
+        stage.log.fails["advanced"] = OSError("away")
+        await eventually(lambda: stage.log.calls["advanced"] > 2)
+        follower._mark = None
+        stage.log.append(TOPIC)
+        # The hub has looked at nothing yet: it asks about everything, and that fails the first time.
+        stage.log.fails["heads"] = stage.log.fails.pop("advanced")
+        heads = stage.log.calls["heads"]
+        await eventually(lambda: stage.log.calls["heads"] > heads)
+        stage.log.topics[TOPIC].advanced_at -= timedelta(hours=1)
+        stage.log.append("other")
+        stage.log.fails.clear()
+        assert await reading.numbers(1) == [2]
 
 
 async def test_safety_poll_asks_nothing_while_nobody_is_here(stage: Stage, conf: dict[str, Any]) -> None:

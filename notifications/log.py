@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from django.db import connections, router, transaction
 from django.db.models import DateTimeField, Max, Min, Value
+from django.db.models.expressions import Combinable
 from django.db.models.functions import Least, Now
 
 from . import doorbell, failpoints
@@ -233,17 +234,27 @@ def trim(*, older_than: timedelta | None = None, batch: int = 500) -> int:
     """
     alias = database()
     cutoff = Now() - (conf.retention if older_than is None else older_than)
-    old = Event.objects.using(alias).filter(created_at__lt=cutoff).exclude(seq=None)
-    deleted = 0
-    for name in list(dict.fromkeys(old.order_by("created_at").values_list("topic", flat=True)[:batch])):
-        with transaction.atomic(using=alias):
-            for topic in _locked([name], alias):
-                rows = Event.objects.using(alias).filter(topic=name)
-                kept = rows.filter(created_at__gte=cutoff).aggregate(first=Min("seq"))["first"]
-                floor = min(topic.head if kept is None else kept - 1, topic.floor + batch)
-                deleted += rows.filter(seq__lte=floor).delete()[0]
-                Topic.objects.using(alias).filter(pk=topic.pk).update(floor=floor)
+    old = Event.objects.using(alias).filter(created_at__lt=cutoff).exclude(seq=None).order_by("created_at")
+    deleted, looked_at = 0, list[str]()
+    # Old events can all be above younger ones of their topics, which keep them; what is behind them in age is not.
+    while not deleted and (names := set(old.exclude(topic__in=looked_at).values_list("topic", flat=True)[:batch])):
+        looked_at += names
+        deleted = sum(_trim(name, cutoff, batch, alias) for name in sorted(names))
     return deleted
+
+
+def _trim(name: str, cutoff: Combinable, batch: int, alias: str) -> int:
+    """Delete the lowest events of a topic up to the first that is younger than ``cutoff``, and raise its floor."""
+    with transaction.atomic(using=alias):
+        for topic in _locked([name], alias):
+            rows = Event.objects.using(alias).filter(topic=name)
+            kept = rows.filter(created_at__gte=cutoff).aggregate(first=Min("seq"))["first"]
+            # Not from the floor: rows may be missing above it, deleted by hand.
+            lowest = rows.aggregate(first=Min("seq"))["first"] or 0
+            floor = max(topic.floor, min(topic.head if kept is None else kept - 1, lowest + batch - 1))
+            Topic.objects.using(alias).filter(pk=topic.pk).update(floor=floor)
+            return rows.filter(seq__lte=floor).delete()[0]
+    return 0
 
 
 def rotate_epoch(topics: Iterable[str] | None = None) -> int:

@@ -378,6 +378,33 @@ def test_trim_never_leaves_a_hole_behind_a_younger_event() -> None:
     assert log.trim() == 0
 
 
+def test_trim_goes_on_behind_old_events_that_stay() -> None:
+    append(*["a"] * 6, "b")
+    age("b", 1)
+    Event.objects.filter(topic="a", seq__gt=1).update(created_at=timezone.now() - timedelta(days=9))
+    # The oldest five are kept by a younger one below them.
+    assert log.trim(batch=2) == 1
+    assert (len(numbers("a")), numbers("b")) == (6, [])
+    assert log.trim(batch=2) == 0
+
+
+def test_trim_passes_over_what_was_deleted_by_hand() -> None:
+    append(*["a"] * 10)
+    age("a", 9)
+    Event.objects.filter(topic="a", seq__lte=6).delete()
+    assert [log.trim(batch=2), log.trim(batch=2), log.trim(batch=2)] == [2, 1, 0]
+    assert (numbers("a"), floor("a")) == ([10], 9)
+
+
+def test_trim_of_events_whose_topic_was_deleted_by_hand() -> None:
+    append("a", "b")
+    age("a", 1)
+    age("b", 1)
+    Topic.objects.filter(name="a").delete()
+    assert log.trim(batch=1) == 1
+    assert numbers("b") == []
+
+
 def test_trim_leaves_what_has_no_number_yet() -> None:
     append("a")
     crashed("a")

@@ -8,6 +8,7 @@ from typing import Any
 
 from playwright.async_api import BrowserContext, Page
 
+from tests.e2e.proxy import Proxy
 from tests.servers import Worker
 
 PUBLISH = """
@@ -81,6 +82,15 @@ async def eventually(read: Callable[[], Awaitable[Any]], condition: Callable[[An
     except TimeoutError:
         raise AssertionError(f"still {value!r} after {within:g} s") from None
     return value
+
+
+def streams(proxy: Proxy) -> Callable[[], Awaitable[int]]:
+    """Return a function that counts the proxy's streams, for :func:`eventually`."""
+
+    async def count() -> int:
+        return proxy.streams()
+
+    return count
 
 
 async def heard(page: Page, *topics: list[int], within: float = 30.0) -> None:

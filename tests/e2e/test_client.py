@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
-from tests.e2e.pages import BADGE, BELL, TOAST, eventually, heard, inbox, listed, open_page, publish, state
+from tests.e2e.pages import BADGE, BELL, TOAST, eventually, heard, inbox, listed, open_page, publish, state, streams
 from tests.e2e.proxy import Proxy
 from tests.servers import AsgiServer, Site, Worker
 
@@ -108,13 +108,6 @@ async def test_thirty_tabs_hold_one_stream_and_outlive_the_one_that_holds_it(
     for page in survivors[:3]:
         await page.bring_to_front()
         await listed(page, ids)
-
-
-def streams(proxy: Proxy) -> Any:
-    async def count() -> int:
-        return proxy.streams()
-
-    return count
 
 
 def said(crashed: list[Page]) -> Any:

@@ -126,14 +126,12 @@ export class List {
     for (const id of changed) {
       const item = this.#inbox.items.get(id);
       const row = this.#rows.get(id);
-      if (row && !this.#fits(item)) this.#take(id);
+      if (!this.#fits(item)) this.#leave(id);
       else if (row) updateRow(row, item);
+      else if (this.#held.has(id)) continue;
       else this.#insert(id, true);
     }
-    for (const id of removed) {
-      this.#held.delete(id);
-      this.#take(id);
-    }
+    for (const id of removed) this.#leave(id);
     this.#settle();
   }
 
@@ -196,7 +194,8 @@ export class List {
     return place;
   }
 
-  #take(id) {
+  #leave(id) {
+    this.#held.delete(id);
     const place = this.#rows.get(id)?.closest("li");
     this.#rows.delete(id);
     if (!place) return;

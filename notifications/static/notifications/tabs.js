@@ -143,7 +143,8 @@ export class Spotlight {
   async free() {
     const { document, locks } = this.#env;
     if (!locks) return document.visibilityState === "hidden";
-    return locks.request(this.#name, { ifAvailable: true }, (lock) => lock !== null);
+    // Shared, or of several who ask at a time all but one would take the other for somebody who looks.
+    return locks.request(this.#name, { ifAvailable: true, mode: "shared" }, (lock) => lock !== null);
   }
 
   #drop() {

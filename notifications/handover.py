@@ -146,7 +146,8 @@ async def _write_stream(handover: Handover, receive: Receive, send: Send) -> Non
                     del batch  # Nothing that was sent stays in memory until the next.
     except (NotAuthorized, HubFull, AccessUnknown, TimeoutError) as error:
         if handover.start is not None:
-            logger.warning("a stream of user %s could not be opened: %r", handover.principal.user, error)
+            if not isinstance(error, NotAuthorized | HubFull):
+                logger.warning("a stream of user %s could not be opened: %r", handover.principal.user, error)
             return await _refuse(send, handover.start, error)
         logger.info("a client of user %s does not read; its stream is ended", handover.principal.user)
     except OSError as error:

@@ -380,13 +380,14 @@ async def test_who_may_not_read_any_more_is_refused(stage: Stage) -> None:
     assert "log in" in body["error"]
 
 
-async def test_full_process_refuses(stage: Stage, conf: dict[str, Any]) -> None:
+async def test_full_process_refuses(stage: Stage, conf: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     conf["STREAMS_PER_PROCESS"] = 1
     async with stage.open():
         status, headers, body = await refused(called(View(alice(stage))))
     assert status == 503
     assert int(headers[b"Retry-After"]) > 0
     assert "too many streams" in body["error"]
+    assert "could not be opened" not in caplog.text  # Whoever storms a full server fills no log with it.
 
 
 async def test_database_that_does_not_answer_refuses(

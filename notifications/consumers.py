@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import deque
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
@@ -21,6 +20,8 @@ from django.contrib.auth.models import AnonymousUser
 
 from . import shutdown
 from .access import Principal, principal_of
+from .cursor import InvalidCursor, progress
+from .direct import Writer, frame_writer, text_frame
 from .envelope import control
 from .handover import UNOPENED, Message, Receive, Scope, Send
 from .hub import AccessUnknown, HubFull, NotAuthorized
@@ -33,6 +34,8 @@ __all__ = ["SESSION", "SUBPROTOCOL", "CloseCode", "NotificationConsumer"]
 logger = logging.getLogger("notifications")
 
 SUBPROTOCOL = "notifications.v1"
+#: So many parts of ``SLOW_BYTES`` are told apart when a client acknowledges.
+CHECKPOINTS = 32
 #: Where in the scope the session key is, if nothing else is needed to tell whose connection it is.
 SESSION = "notifications.session"
 
@@ -67,9 +70,13 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         self._subscription: Subscription | None = None
         self._tokens = float(conf.frame_rate[1])
         self._refilled = asyncio.get_running_loop().time()
-        self._sent = 0
-        self._acknowledged = 0
-        self._unacknowledged: deque[tuple[str, int]] = deque(maxlen=1024)
+        self._direct: Writer | None = None
+        self._slow_bytes = conf.slow_bytes
+        #: Bytes sent, and the last cursor among them; bytes after which this client is slow, unless it acknowledges.
+        self._sent, self._position, self._slow_after = 0, "", self._slow_bytes
+        #: Now and then, how far a client has got that has received so many bytes; bytes after which one is due.
+        self._checkpoints: list[tuple[int, int]] = []
+        self._checkpoint_after = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As in Channels, but without a task for each message, and without a channel to receive from."""
@@ -137,7 +144,8 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
             return CloseCode.MALFORMED
         async with open_stream(await self._principal(), transport="websocket", cursor=cursor) as (subscription, frames):
             self._subscription = subscription
-            subscription.writes_by(self._write)
+            self._direct = frame_writer(self.base_send)
+            subscription.writes_by(self._write, None if self._direct is None else self._write_now)
             async with aclosing(frames) as batches:  # type: ignore[type-var]
                 async for batch in batches:
                     for frame in batch:
@@ -148,13 +156,26 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
             return CLOSE_CODES.get(subscription.ended.reason, CloseCode.NORMAL)
 
     async def _write(self, frames: Sequence[Frame]) -> None:
-        position = None
         for envelope, position in frames:
             await self.base_send({"type": "websocket.send", "text": envelope.as_json(position)})
-            self._sent += envelope.size
+            self._count(envelope.size, position)
+
+    def _write_now(self, frames: Sequence[Frame]) -> bool:
+        assert self._direct is not None
+        if not self._direct(b"".join([text_frame(envelope.as_frame(position)) for envelope, position in frames])):
+            return False
+        for envelope, position in frames:
+            self._count(envelope.size, position)
+        return True
+
+    def _count(self, size: int, position: str | None) -> None:
+        self._sent += size
         if position is not None:
-            self._unacknowledged.append((position, self._sent))
-        if self._subscription is not None and self._sent - self._acknowledged > conf.slow_bytes:
+            self._position = position
+            if self._sent > self._checkpoint_after:
+                self._checkpoints.append((progress(position), self._sent))
+                self._checkpoint_after = self._sent + self._slow_bytes // CHECKPOINTS
+        if self._sent > self._slow_after and self._subscription is not None:
             # Where send() never waits (daphne), this bounds what a client that does not read can pile up.
             self._subscription.end("slow", 0)
 
@@ -199,11 +220,16 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         return self._tokens >= 0
 
     def _acknowledge(self, cursor: str) -> None:
-        for position, sent in self._unacknowledged:
-            if position == cursor:
-                self._acknowledged = sent
-                while self._unacknowledged and self._unacknowledged[0][1] <= sent:
-                    self._unacknowledged.popleft()
+        try:
+            reached, sent = progress(cursor), progress(self._position)
+        except InvalidCursor:
+            return
+        if reached > sent:
+            return  # Nobody has what was never sent.
+        for index in reversed(range(len(self._checkpoints))):
+            if self._checkpoints[index][0] <= reached:
+                self._slow_after = self._checkpoints[index][1] + self._slow_bytes
+                del self._checkpoints[: index + 1]
                 return
 
     async def _end(self, code: int, sentence: str) -> None:

@@ -68,6 +68,14 @@ class Envelope:
     def json_tail(self) -> str:
         return f'","data":{self.data}}}'
 
+    @cached_property
+    def frame_head(self) -> bytes:
+        return self.json_head.encode()
+
+    @cached_property
+    def frame_tail(self) -> bytes:
+        return self.json_tail.encode()
+
     def as_sse(self, cursor: str | None) -> bytes:
         """Return the SSE frame; without a cursor there is no ``id:`` line."""
         return self.sse_tail if cursor is None else b"id: %b\n%b" % (cursor.encode("ascii"), self.sse_tail)
@@ -75,6 +83,10 @@ class Envelope:
     def as_json(self, cursor: str | None) -> str:
         """Return the WebSocket text frame; it is also an item of a polling answer."""
         return f"{self.json_head}{cursor or ''}{self.json_tail}"
+
+    def as_frame(self, cursor: str | None) -> bytes:
+        """Return what :meth:`as_json` returns, as UTF-8."""
+        return b"%b%b%b" % (self.frame_head, (cursor or "").encode("ascii"), self.frame_tail)
 
 
 def control(type: str, **data: Any) -> Envelope:

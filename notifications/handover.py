@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from . import shutdown
+from .direct import body_writer
 from .envelope import Envelope, control
 from .hub import AccessUnknown, HubFull, NotAuthorized
 from .settings import conf
@@ -61,19 +62,32 @@ def encode_frames(frames: Sequence[Frame]) -> bytes:
 
 
 class Output:
-    """Writes frames to one client."""
+    """Writes frames to one client, whose answer has begun."""
 
-    __slots__ = ("left", "send", "subscription")
+    __slots__ = ("left", "send", "subscription", "writer")
 
     def __init__(self, send: Send, subscription: Subscription) -> None:
         self.send = send
+        self.writer = body_writer(send)
         self.subscription = subscription
         self.left = conf.stream_bytes
+        subscription.writes_by(self.write, None if self.writer is None else self.write_now)
 
     async def write(self, frames: Sequence[Frame]) -> None:
         body = encode_frames(frames)
         await self.send({"type": "http.response.body", "body": body, "more_body": True})
-        self.left -= len(body)
+        self._count(len(body))
+
+    def write_now(self, frames: Sequence[Frame]) -> bool:
+        body = encode_frames(frames)
+        assert self.writer is not None
+        if not self.writer(body):
+            return False
+        self._count(len(body))
+        return True
+
+    def _count(self, size: int) -> None:
+        self.left -= size
         if self.left < 0:
             # Where send() never waits (daphne), this bounds what a client that does not read can pile up.
             self.subscription.end("slow", 0)
@@ -138,7 +152,6 @@ async def _write_stream(handover: Handover, receive: Receive, send: Send) -> Non
             await send(_without_length(handover.start))
             handover.start = None
             output = Output(send, subscription)
-            subscription.writes_by(output.write)
             async with aclosing(frames) as batches:  # type: ignore[type-var]
                 async for batch in batches:
                     async with asyncio.timeout(conf.slow_seconds):

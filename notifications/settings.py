@@ -97,6 +97,7 @@ class Settings:
     frame_rate = Key[tuple[float, float] | list[float]]((20.0, 40.0), (list, tuple))
     database_threads = Key(4, (int,), least=1)
     tune_gc = Key(True, (bool,))
+    direct_writes = Key(True, (bool,))
 
     @classmethod
     def keys(cls) -> dict[str, Key[Any]]:

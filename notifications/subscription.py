@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from .cursor import Position, join_cursor
@@ -27,9 +28,10 @@ class Mark:
     def __init__(self, topic_id: int, epoch: str, seq: int) -> None:
         self.epoch = epoch
         self.seq = seq
-        self.part = str(Position(topic_id, epoch, seq)) if epoch else ""
+        self.part = Position(topic_id, epoch, seq).part if epoch else ""
 
 
+PART = attrgetter("part")
 #: Before the first event of a topic that nothing was ever sent to.
 BEGINNING = Mark(0, "", 0)
 
@@ -109,8 +111,9 @@ class Subscription:
     queued_bytes: int = 0
     queue: list[LiveEvent] = field(default_factory=list)
     waiter: asyncio.Future[None] | None = None
-    #: How a transport writes, and the way to do so while the stream's task waits; None: only that task writes.
+    #: How a transport writes, and the ways to do so while the stream's task waits; None: only that task writes.
     write: Callable[[list[tuple[Envelope, str]]], Coroutine[Any, Any, None]] | None = None
+    write_now: Callable[[list[tuple[Envelope, str]]], bool] | None = None
     stepper: Stepper | None = None
     unfinished: Unfinished | None = None
 
@@ -121,7 +124,7 @@ class Subscription:
         """
         if not self.live:
             return
-        if not self.queue and not self.wants(event):
+        if self.muted and not self.queue and not self.wants(event):
             # Nothing before it waits, and nobody need be woken.
             self.marks[event.state] = event.mark
             return
@@ -133,9 +136,16 @@ class Subscription:
         self.queue.append(event)
         self.queued_bytes += event.envelope.size
 
-    def writes_by(self, write: Callable[[list[tuple[Envelope, str]]], Coroutine[Any, Any, None]]) -> None:
-        """Let live events be written by ``write`` while the stream's task, which calls this, has nothing to do."""
-        self.write, self.stepper = write, Stepper()
+    def writes_by(
+        self,
+        write: Callable[[list[tuple[Envelope, str]]], Coroutine[Any, Any, None]],
+        write_now: Callable[[list[tuple[Envelope, str]]], bool] | None = None,
+    ) -> None:
+        """Let live events be written by ``write`` while the stream's task, which calls this, has nothing to do.
+
+        :param write_now: tried first; writes at once and returns True, or writes nothing and returns False.
+        """
+        self.write, self.write_now, self.stepper = write, write_now, Stepper()
 
     def deliver(self) -> None:
         """Write what is queued, now if the stream waits for nothing else; called by the hub, outside of any task."""
@@ -144,7 +154,7 @@ class Subscription:
         if self.write is None or self.stepper is None:
             return self.wake()
         try:
-            if taken := self.take():
+            if (taken := self.take()) and (self.write_now is None or not self.write_now(taken)):
                 self.unfinished = self.stepper.step(self.write(taken))
         except BaseException as error:  # It ends this stream, and no other that is served in the same round.
             self.waiter.set_exception(error)
@@ -161,7 +171,7 @@ class Subscription:
 
     def wants(self, item: LiveEvent | tuple[TopicState, str]) -> bool:
         """Return whether this is to be delivered: anything but a notification of a muted kind."""
-        if not self.muted or not isinstance(item, LiveEvent) or item.envelope.kind not in self.muted:
+        if not isinstance(item, LiveEvent) or item.envelope.kind not in self.muted:
             return True
         self.passed_over = True
         return False
@@ -204,7 +214,7 @@ class Subscription:
         taken = []
         for event in self.queue:
             self.marks[event.state] = event.mark
-            if self.wants(event):
+            if not self.muted or self.wants(event):
                 taken.append((event.envelope, self.cursor()))
         self.queue.clear()
         self.queued_bytes = 0
@@ -212,9 +222,9 @@ class Subscription:
 
     def cursor(self) -> str:
         """Return how far this connection has got, in all its topics."""
-        return join_cursor([mark.part for mark in self.marks.values() if mark.part])
+        return join_cursor(map(PART, self.marks.values()))
 
     def cursor_with(self, state: TopicState, mark: Mark) -> str:
         """Return the cursor with one topic at ``mark`` instead."""
         marks = {**self.marks, state: mark}
-        return join_cursor([mark.part for mark in marks.values() if mark.part])
+        return join_cursor(map(PART, marks.values()))

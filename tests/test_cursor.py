@@ -28,7 +28,7 @@ def test_cursor_without_topics_is_not_empty() -> None:
 
 
 def test_join_takes_parts_that_are_text_already() -> None:
-    assert join_cursor(["4-aa-1", "5-bb-2"]) == format_cursor([Position(4, "aa", 1), Position(5, "bb", 2)])
+    assert join_cursor([".4-aa-1", ".5-bb-2"]) == format_cursor([Position(4, "aa", 1), Position(5, "bb", 2)])
 
 
 @given(st.lists(positions, unique_by=lambda position: position.topic))

@@ -17,7 +17,7 @@ LAYERS = {
         *("preferences", "sessions", "threads"),
     },
     "hub": {"stepping", "subscription", "link", "follower", "hub"},
-    "stream": {"stream", "shutdown", "handover"},
+    "stream": {"direct", "stream", "shutdown", "handover"},
     "view": {"views", "consumers", "polling", "inbox_views", "preference_views", "mixins", "forms"},
     "site": {"urls", "routing", "asgi", "admin", "apps", "checks", "templatetags", "management"},
 }

@@ -40,12 +40,12 @@ def taken(made: Subscription) -> list[str]:
 
 
 async def test_mark_writes_its_part_of_a_cursor() -> None:
-    assert Mark(4, "aa", 7).part == "4-aa-7"
+    assert Mark(4, "aa", 7).part == ".4-aa-7"
     assert BEGINNING.part == ""
 
 
 async def test_here_is_where_a_topic_was_seen() -> None:
-    assert topic(seen=7).here().part == "1-aa-7"
+    assert topic(seen=7).here().part == ".1-aa-7"
     assert TopicState("new").here() is BEGINNING
 
 

@@ -1,0 +1,214 @@
+"""Finished bytes to uvicorn's transport: the bytes that its ``send()`` writes, and only when that writes at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+import uvicorn
+from django.test import override_settings
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+
+from notifications.direct import Writer, body_writer, frame_writer, text_frame
+
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: site.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+TEXTS = ["", "a", "x" * 125, "x" * 126, "é" * 100, "x" * 65535, "x" * 65536]
+
+
+class Transport(asyncio.Transport):
+    """What a server sees of a connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+    def take(self) -> bytes:
+        written, self.written = b"".join(self.written), []
+        return written
+
+
+class Answer:
+    """An answer of uvicorn's that has begun."""
+
+    def __init__(self, method: str = "GET", headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        self.transport: Any = Transport()
+        self.flow = FlowControl(self.transport)
+        logger = logging.getLogger("uvicorn")
+        scope: Any = {"type": "http", "method": method, "http_version": "1.1"}
+        self.cycle = RequestResponseCycle(
+            *(scope, self.transport, self.flow, logger, logger, False, []),
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=True,
+            on_response=lambda: None,
+        )
+        self.headers = headers
+
+    async def begin(self) -> Writer | None:
+        await self.cycle.send({"type": "http.response.start", "status": 200, "headers": self.headers})
+        self.transport.take()
+        return body_writer(self.cycle.send)
+
+
+async def begun(answer: Answer) -> Writer:
+    writer = await answer.begin()
+    assert writer is not None, "this version of uvicorn is not recognised any more"
+    return writer
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 400, 70_000])
+async def test_piece_of_a_body_is_what_send_writes(size: int) -> None:
+    answer, piece = Answer(), b"x" * size
+    writer = await begun(answer)
+
+    assert writer(piece)
+
+    directly = answer.transport.take()
+    await answer.cycle.send({"type": "http.response.body", "body": piece, "more_body": True})
+    assert directly == answer.transport.take()
+
+
+async def test_client_that_does_not_keep_up_is_left_to_send() -> None:
+    answer = Answer()
+    writer = await begun(answer)
+    answer.flow.pause_writing()
+    assert not writer(b"x")
+    answer.flow.resume_writing()
+    assert writer(b"x")
+
+
+@pytest.mark.parametrize("end", ["disconnected", "response_complete"])
+async def test_nothing_is_written_after_the_end(end: str) -> None:
+    answer = Answer()
+    writer = await begun(answer)
+    setattr(answer.cycle, end, True)
+    assert not writer(b"x")
+    assert not answer.transport.take()
+
+
+async def test_answers_that_are_not_chunked_are_left_to_send() -> None:
+    assert await Answer(headers=((b"content-length", b"7"),)).begin() is None
+    assert await Answer(method="HEAD").begin() is None
+
+
+async def test_answer_that_has_not_begun_is_left_to_send() -> None:
+    assert body_writer(Answer().cycle.send) is None
+
+
+async def test_another_server_or_version_is_left_to_send() -> None:
+    answer = Answer()
+    await begun(answer)
+
+    async def send(message: Any) -> None: ...
+
+    assert body_writer(send) is None
+    assert frame_writer(send) is None
+    assert frame_writer(answer.cycle.send) is None
+    del answer.cycle.disconnected
+    assert body_writer(answer.cycle.send) is None
+
+
+async def test_setting_switches_it_off() -> None:
+    answer = Answer()
+    with override_settings(NOTIFICATIONS={"DIRECT_WRITES": False}):
+        assert await answer.begin() is None
+
+
+class Socket:
+    """A WebSocket of uvicorn's; its application does nothing."""
+
+    def __init__(self, *, deflate: bool = False) -> None:
+        self.accepted = asyncio.Event()
+        config = uvicorn.Config(
+            self.application, interface="asgi3", ws="websockets-sansio", ws_per_message_deflate=deflate, lifespan="off"
+        )
+        config.load()
+        self.protocol = WebSocketsSansIOProtocol(config, ServerState(), {})
+        self.transport: Any = Transport()
+        self.protocol.connection_made(self.transport)
+
+    async def application(self, scope: Any, receive: Any, send: Any) -> None:
+        self.before = frame_writer(send)
+        await send({"type": "websocket.accept"})
+        self.send = send
+        self.accepted.set()
+        await asyncio.Event().wait()
+
+    async def open(self) -> Writer | None:
+        offer = (
+            b"Sec-WebSocket-Extensions: permessage-deflate\r\n" if self.protocol.config.ws_per_message_deflate else b""
+        )
+        self.protocol.data_received(HANDSHAKE + offer + b"\r\n")
+        async with asyncio.timeout(5):
+            await self.accepted.wait()
+        self.transport.take()
+        return frame_writer(self.send)
+
+    def close(self) -> None:
+        for task in tuple(self.protocol.tasks):
+            task.cancel()
+        self.protocol.connection_lost(None)
+
+
+async def opened(socket: Socket) -> Writer:
+    writer = await socket.open()
+    assert writer is not None, "this version of uvicorn is not recognised any more"
+    return writer
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: str(len(text.encode())))
+async def test_frame_is_what_send_writes(text: str) -> None:
+    socket = Socket()
+    writer = await opened(socket)
+
+    assert writer(text_frame(text.encode()))
+
+    directly = socket.transport.take()
+    await socket.send({"type": "websocket.send", "text": text})
+    assert directly == socket.transport.take()
+    socket.close()
+
+
+async def test_socket_is_written_to_only_while_it_is_open_and_keeps_up() -> None:
+    socket = Socket()
+    writer = await opened(socket)
+    assert socket.before is None  # Not accepted yet.
+
+    socket.protocol.pause_writing()
+    assert not writer(b"x")
+    socket.protocol.resume_writing()
+    assert writer(b"x")
+
+    await socket.send({"type": "websocket.close", "code": 1000})
+    socket.transport.take()
+    assert not writer(b"x")
+    socket.close()
+    assert not writer(b"x")
+    assert not socket.transport.take()
+
+
+async def test_compressed_socket_is_left_to_send() -> None:
+    socket = Socket(deflate=True)
+    assert await socket.open() is None
+    socket.close()

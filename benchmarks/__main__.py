@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-#: With fewer sizes, or targets, results are printed only.
+#: With fewer sizes, or targets, results are printed only; those of `--only scale` are written, too.
 SIZES = "100,1000,5000,10000"
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -37,13 +37,17 @@ def main() -> int:
     """Parse, install, and go on in the environment that has the peers."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--sizes", default=SIZES, help="numbers of connections")
-    parser.add_argument("--only", default="", help="targets whose name and server contain this, several by commas")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="targets whose name and server contain this, several by commas; scale: several processes behind nginx",
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="of each part of each run")
     parser.add_argument("--cache", type=Path, default=ROOT / "var" / "bench", help="where the peers are installed")
     parser.add_argument("--output", type=Path, help="JSON file of the results; default: in the cache")
     options = parser.parse_args()
     options.cache = options.cache.resolve()
-    options.write = options.sizes == SIZES and not options.only
+    options.write = options.sizes == SIZES and options.only in ("", "scale")
     python = installed(options.cache)
     if Path(sys.prefix) != options.cache / "venv":
         os.execv(python, [str(python), "-m", "benchmarks", *sys.argv[1:]])

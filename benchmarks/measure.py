@@ -71,6 +71,7 @@ class Run:
         self.target = target
         self.size = size
         self.wrong: dict[str, int] = {}
+        self.load_command = [str(backstage.load)]
 
     def __call__(self, *, everything: bool, seconds: float = SECONDS) -> dict[str, Any]:
         """Return the figures; ``everything`` is the full programme, else cost and memory only."""
@@ -106,7 +107,7 @@ class Run:
         cursors = self.publisher.ask("cursors", count)["result"]
         users = list(zip(self.backstage.sessions, cursors, strict=False)) if cursors else [None] * count
         requests = [target.request(self.server.port, index, user) for index, user in enumerate(users)]
-        return Load(self.backstage.load, self.server.port, target.protocol, target.ready, requests)
+        return Load(self.load_command, self.server.port, target.protocol, target.ready, requests)
 
     def _warm_up(self) -> None:
         before = self.server.descriptors()

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +39,30 @@ def compiled(source: str, directory: Path) -> Path:
     if not program.exists() or program.stat().st_mtime < path.stat().st_mtime:
         subprocess.run(["gcc", "-O2", "-Wall", "-o", str(program), str(path)], check=True)
     return program
+
+
+def cpu(pid: int) -> float:
+    """Return the CPU seconds that all threads of a process have used, those that have ended included."""
+    return time.clock_gettime((~pid << 3) | 2)  # CPUCLOCK_SCHED of the process, see clock_getcpuclockid(3).
+
+
+def memory(pid: int) -> int:
+    """Return the resident memory of a process, in bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def family_cpu(pid: int) -> float:
+    """Return the CPU seconds of a process and its children, those that have ended included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    total = cpu(pid) + (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    for child in children(pid):
+        with suppress(OSError):  # It has ended in this moment.
+            total += cpu(child)
+    return total
 
 
 class Database(PostgresServer):
@@ -70,6 +95,7 @@ class MeasuredServer(Server):
     name = "measured"
     scheme = "http"
     working_directory = ROOT
+    cores = str(SERVER_CORE)
 
     def __init__(self, command: list[str], env: dict[str, str]) -> None:
         super().__init__()
@@ -78,18 +104,17 @@ class MeasuredServer(Server):
 
     def command(self) -> list[str]:
         words = [word.replace("{port}", str(self.port)) for word in self.words]
-        return ["taskset", "--cpu-list", str(SERVER_CORE), *words]
+        return ["taskset", "--cpu-list", self.cores, *words]
 
     def environment(self) -> dict[str, str]:
         return os.environ | self.env
 
     def cpu(self) -> float:
-        """Return the CPU seconds that all threads of the process have used, those that have ended included."""
-        return time.clock_gettime((~self.pid << 3) | 2)  # CPUCLOCK_SCHED of the process, see clock_getcpuclockid(3).
+        return cpu(self.pid)
 
     def memory(self) -> int:
         """Return the resident memory, in bytes."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return memory(self.pid)
 
     def threads(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/task"))
@@ -149,14 +174,14 @@ class Lines:
 
 
 class Load(Lines):
-    """The clients, see ``load.c``."""
+    """The clients, see ``load.c``; ``command`` is what runs it."""
 
-    def __init__(self, program: Path, port: int, protocol: str, ready: str, requests: Iterable[bytes]) -> None:
+    def __init__(self, command: Sequence[str], port: int, protocol: str, ready: str, requests: Iterable[bytes]) -> None:
         self.directory = tempfile.mkdtemp(prefix="load-")
         path = Path(self.directory) / "requests"
         path.write_bytes(b"".join(struct.pack("<I", len(request)) + request for request in requests))
         self.received = -1
-        super().__init__([str(program), str(port), protocol, ready, str(path)])
+        super().__init__([*command, str(port), protocol, ready, str(path)])
 
     def read(self, timeout: float = 60.0) -> Any:
         answer = super().read(timeout)

@@ -1,18 +1,26 @@
-"""The results as a table, as claims with their limits, and as plots, in docs/performance.md."""
+"""The results as a table, as claims with their limits, and as plots, in docs/performance.md.
+
+``python -m benchmarks.report FILE`` writes the docs again from the JSON of a run.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import plots
+from . import capacity, plots
 
-__all__ = ["claims", "table", "write"]
+__all__ = ["claims", "scale_page", "table", "write"]
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = DOCS / "performance.md"
 BEGIN, END = "<!-- measured: begin (written by `make bench`) -->", "<!-- measured: end -->"
+SCALE_BEGIN, SCALE_END = "<!-- scale: begin (written by `make bench`) -->", "<!-- scale: end -->"
+OPERATE = DOCS / "operate.md"
+CAPACITY_BEGIN, CAPACITY_END = "<!-- capacity: begin (written by `make bench`) -->", "<!-- capacity: end -->"
 
 FULL = "1000"
 FLOOR = "floor, C, epoll"
@@ -203,12 +211,93 @@ def page(results: dict[str, Any]) -> str:
     return "\n\n".join([*parts, END])
 
 
+#: Column, key, for how many of them, digits; each for every transport and number of processes.
+SCALE_COLUMNS = [
+    ("servers: CPU µs per delivery", "delivery: CPU us, servers", 1, 1),
+    ("nginx: CPU µs per delivery", "delivery: CPU us, nginx", 1, 1),
+    ("Redis: CPU µs per broadcast", "delivery: CPU us, Redis", 1000, 0),
+    ("Redis commands per broadcast", "Redis commands per broadcast", 1, 2),
+    ("p50 ms", "one in flight p50 ms", 1, 1),
+    ("deliveries/s", "deliveries/s", 1, 0),
+    ("KiB per connection, nginx", "KiB per connection, nginx", 1, 1),
+]
+SCALE_COSTS = [
+    ("a client connects, one after the other", "connect", 1, 0),
+    ("a client connects, 950 at once", "connect at once", 1, 0),
+    ("a delivery of a broadcast", "delivery", 1, 1),
+    ("the same, eight broadcasts in flight", "burst", 1, 1),
+    ("a direct message, a thousand in one transaction", "direct", 1, 0),
+    ("an idle second of all 1,000", "idle", 1, 0),
+]
+
+
+def scale_page(results: dict[str, Any]) -> str:
+    """Return the part of docs/performance.md about several processes behind nginx."""
+    scaled, about = results["scale"], results["about"]
+    rows, costs, failed = [], [], []
+    for name, found in scaled.items():
+        for count, figures in found.items():
+            if "error" in figures:
+                failed.append(f"- {name}, {count} processes: {figures['error']}")
+                continue
+            cells = [shown(figures[key] * times, digits) for _, key, times, digits in SCALE_COLUMNS]
+            spread = f"{figures['fewest']:,}–{figures['most']:,}"
+            rows.append([f"{name}, {count} {'process' if count == '1' else 'processes'}", *cells, spread])
+        if figures := {} if "error" in found["1"] else found["1"]:
+            for title, key, times, digits in SCALE_COSTS:
+                if f"{key}: queries" in figures:
+                    cpu = [shown(figures[f"{key}: CPU us, {part}"] * times, digits) for part in capacity.PARTS]
+                    counted = [shown(figures[f"{key}: {what}"], 2) for what in ("Redis commands", "queries")]
+                    costs.append([f"{name}: {title}", *cpu, *counted])
+    wrong = {name: f["wrong"] for name, found in scaled.items() for f in found.values() if f.get("wrong")}
+    correct = "Every delivery was checked: none lost, none twice, none out of order, none for somebody else."
+    if wrong:
+        correct = f"**Deliveries lost, doubled, disordered or misdirected:** {wrong}"
+    header = ["1,000 clients", *(title for title, *_ in SCALE_COLUMNS), "connections on each process"]
+    cost_header = ["CPU µs (one process)", *capacity.PARTS, "Redis commands", "server's queries"]
+    parts = [
+        SCALE_BEGIN,
+        f"Measured on {about['date']}, on {about['machine']['cores']} cores. {correct}",
+        markdown(header, rows),
+        f"{about['machine']['cores']} cores, on which the load, nginx and the databases run as well, can not show that "
+        "four processes are four times as fast as one: deliveries/s say how much CPU all of them use together. What to "
+        "read is what a delivery costs the servers in four processes and in one, and what Redis has to do. HTTP/2 is "
+        "with TLS, a hundred streams on a connection, and its load is a program in Python, which is slower.",
+        markdown(cost_header, costs),
+        "What PostgreSQL does for a message is mostly what `notify()` asks of it; the queries counted are those of the "
+        "servers. The [capacity model](operate.md#capacity) is calculated from these figures.",
+        *failed,
+    ]
+    return "\n\n".join([*parts, SCALE_END])
+
+
+def capacity_part(results: dict[str, Any]) -> str:
+    """Return the table of docs/operate.md; a sentence where the run did not measure what it needs."""
+    found = capacity.capacity(results)
+    body = "The run did not measure what this needs." if found is None else markdown(*found)
+    about = f"Calculated from what was measured on {results['about']['date']}."
+    return "\n\n".join([CAPACITY_BEGIN, about, body, CAPACITY_END])
+
+
+def put(path: Path, begin: str, end: str, text: str) -> None:
+    """Write what stands between two marks, marks included."""
+    page = path.read_text()
+    path.write_text(page.split(begin)[0] + text + page.split(end)[1])
+
+
 def write(results: dict[str, Any]) -> None:
-    """Put tables and plots into docs/performance.md and docs/images."""
-    text = PAGE.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    PAGE.write_text(before + page(results) + after)
+    """Put tables and plots into docs/performance.md, docs/operate.md and docs/images: all that was measured."""
+    if results.get("scale"):
+        put(PAGE, SCALE_BEGIN, SCALE_END, scale_page(results))
+        put(OPERATE, CAPACITY_BEGIN, CAPACITY_END, capacity_part(results))
+    if not results["targets"]:
+        return
+    put(PAGE, BEGIN, END, page(results))
     images = DOCS / "images"
     images.mkdir(exist_ok=True)
     for name, svg in plots.all_plots(results).items():
         (images / f"{name}.svg").write_text(svg)
+
+
+if __name__ == "__main__":
+    write(json.loads(Path(sys.argv[1]).read_text()))

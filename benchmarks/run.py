@@ -20,6 +20,7 @@ from tests.servers import RedisServer, program
 
 from .measure import Backstage, Run
 from .processes import Database, Lines, compiled, leave_server_core
+from .scale import CLIENTS, scale
 from .targets import targets
 
 #: The size at which everything is measured; at the others cost and memory only.
@@ -48,8 +49,9 @@ def run(options: argparse.Namespace) -> int:
         postgres = stack.enter_context(Database())
         postgres.create_database("site")
         backstage = Backstage(load, redis, postgres, "site")
-        if any(target.ours for target in chosen):
-            prepare(backstage, max(sizes))
+        scaled = not wanted or "scale" in wanted
+        if scaled or any(target.ours for target in chosen):
+            prepare(backstage, max([*sizes, CLIENTS]))
             with backstage.publisher("ours") as publisher:
                 results["notify"] = publisher.ask("cost", 250, "50.0")["result"]
                 print("notify():", results["notify"], flush=True)
@@ -63,12 +65,28 @@ def run(options: argparse.Namespace) -> int:
                 found["sizes"][str(size)] = figures
                 print(target.key, size, json.dumps(figures), flush=True)
                 output.write_text(json.dumps(results, indent=1))
+        if scaled:
+
+            def tell(name: str, processes: int, figures: dict[str, Any]) -> None:
+                print(f"scale: {name}, {processes} processes", json.dumps(figures), flush=True)
+
+            results["scale"] = scale(backstage, options.seconds, tell)
+            output.write_text(json.dumps(results, indent=1))
     from . import report
 
-    print(report.table(results))
+    if results["targets"]:
+        print(report.table(results))
+    if results.get("scale"):
+        print(report.scale_page(results))
     if options.write:
         report.write(results)
     bad = [key for key, found in results["targets"].items() if any(map(is_bad, found["sizes"].values()))]
+    bad += [
+        f"notifications {name}, {count} processes"
+        for name, found in results.get("scale", {}).items()
+        for count, figures in found.items()
+        if is_bad(figures)
+    ]
     if bad:
         print("failed, or lost, doubled, disordered or misdirected deliveries:", "; ".join(bad))
     return 1 if any(key.startswith("notifications") for key in bad) else 0

@@ -308,6 +308,71 @@ class PostgresServer(Server):
         return int(row[0]) if row else 0
 
 
+#: What a site's nginx has around ``docs/nginx.conf``.
+NGINX_AROUND = """
+daemon off;
+worker_processes {workers};
+worker_rlimit_nofile 20000;
+pid {directory}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 8192; }}
+http {{
+    access_log off;
+    gzip on;
+    gzip_min_length 1;
+    gzip_types *;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+{configuration}
+}}
+"""
+
+
+class NginxServer(Server):
+    """nginx with ``docs/nginx.conf``, in which ports and paths are replaced and nothing else.
+
+    :param behind: the ports of the site's server processes.
+    :param workers: nginx's processes.
+    :param tls: also listen on ``tls_port``, with TLS and HTTP/2, by the lines which are comments there.
+    """
+
+    name = "nginx"
+    scheme = "http"
+
+    def __init__(self, behind: Iterable[int], *, workers: int = 1, tls: bool = False) -> None:
+        super().__init__()
+        self.tls_port = free_port()
+        text = (ROOT / "docs" / "nginx.conf").read_text()
+        listen = f"listen 127.0.0.1:{self.port};"
+        if tls:
+            listen += self._listen_tls()
+        servers = "\n".join(f"    server 127.0.0.1:{port};" for port in behind)
+        for old, new in {"listen 80;": listen, "    server 127.0.0.1:8000;": servers}.items():
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        self.configuration = self.directory / "nginx.conf"
+        self.configuration.write_text(
+            NGINX_AROUND.format(directory=self.directory, configuration=text, workers=workers)
+        )
+
+    def _listen_tls(self) -> str:
+        certificate, key = self.directory / "certificate.pem", self.directory / "key.pem"
+        command = [program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+        command += ["-nodes", "-subj", "/CN=localhost", "-days", "2", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(command, check=True, capture_output=True)
+        said = subprocess.run([program("nginx"), "-v"], check=True, capture_output=True, text=True).stderr
+        version = tuple(map(int, said.split("nginx/")[1].split()[0].split(".")))
+        http2 = "ssl http2;" if version < (1, 25, 1) else "ssl; http2 on;"
+        files = f"ssl_certificate {certificate}; ssl_certificate_key {key};"
+        return f"\n    listen 127.0.0.1:{self.tls_port} {http2}\n    {files}"
+
+    def command(self) -> list[str]:
+        return [program("nginx"), "-c", str(self.configuration), "-e", "stderr"]
+
+
 class AsgiServer(Server):
     """A daphne or uvicorn that serves ``app`` on :attr:`url`.
 

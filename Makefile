@@ -7,8 +7,10 @@ PYTHON ?= $(shell .ci/find-python 3.11)
 # Newer Django than the long-term release, which needs a newer Python; empty where there is none.
 PYTHON_NEWEST ?= $(shell .ci/find-python 3.12 newest 2>/dev/null)
 PYTEST = python -X dev -m pytest
+# What runs side by side is printed one after the other, where make can (4.0 and newer).
+APART = $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: run test test-newest bench faults lint migrations system-packages clean
+.PHONY: run test test-postgres test-newest bench faults lint migrations system-packages clean
 
 run: .venv/run
 	@.venv/bin/python manage.py migrate --verbosity=0
@@ -18,10 +20,12 @@ run: .venv/run
 test: .venv/test system-packages
 	.ci/test-javascript
 	.venv/bin/$(PYTEST)
-	.venv/bin/python -m tests.servers postgres .venv/bin/$(PYTEST) -m "not processes and not faults"
-	$(if $(PYTHON_NEWEST),$(MAKE) --no-print-directory test-newest)
+	$(MAKE) --no-print-directory -j2 $(APART) test-postgres $(if $(PYTHON_NEWEST),test-newest)
 
-# In this process only: servers, browsers and faults are tested once.
+# In one process only, so that there is a core for each of the two: servers, browsers and faults are tested once.
+test-postgres: .venv/test
+	.venv/bin/python -m tests.servers postgres .venv/bin/$(PYTEST) -m "not processes and not faults"
+
 test-newest: .venv-newest/test
 	.venv-newest/bin/$(PYTEST) -m "not processes and not faults"
 

@@ -56,19 +56,19 @@ async def test_command_without_redis_reaches_an_open_stream(make_site: MakeSite,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_each_transport_resumes_what_another_left(site: Site, kind: Kind, transport: str) -> None:
+async def test_each_transport_resumes_what_another_left(site: Site, kind: Kind) -> None:
     with site.server(kind) as server, site.worker() as worker:
-        first = await open_stream(server, site, "alice", transport)
-        await asyncio.to_thread(worker.run, NOTIFY, name="alice", titles=["one"])
-        assert (await first.next()).data["title"] == "one"
-        cursor = first.cursor
-        await first.close()
-        await asyncio.to_thread(worker.run, NOTIFY, name="alice", titles=["two", "three"])
-        for other in TRANSPORTS:
-            again = await open_stream(server, site, "alice", other, cursor=cursor)
-            assert [(await again.next()).data["title"] for _ in range(2)] == ["two", "three"]
-            await again.close()
+        for transport in TRANSPORTS:
+            first = await open_stream(server, site, "alice", transport)
+            await asyncio.to_thread(worker.run, NOTIFY, name="alice", titles=["one"])
+            assert (await first.next()).data["title"] == "one"
+            cursor = first.cursor
+            await first.close()
+            await asyncio.to_thread(worker.run, NOTIFY, name="alice", titles=["two", "three"])
+            for other in TRANSPORTS:
+                again = await open_stream(server, site, "alice", other, cursor=cursor)
+                assert [(await again.next()).data["title"] for _ in range(2)] == ["two", "three"]
+                await again.close()
 
 
 async def test_broadcast_of_a_third_process_is_one_publish_for_two_servers(
@@ -105,20 +105,20 @@ async def test_broadcast_of_a_third_process_is_one_publish_for_two_servers(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("transport", ["sse", "websocket"])
 async def test_open_streams_hold_neither_threads_nor_connections(
-    make_site: MakeSite, postgres_server: PostgresServer, redis_server: RedisServer, kind: Kind, transport: str
+    make_site: MakeSite, postgres_server: PostgresServer, redis_server: RedisServer, kind: Kind
 ) -> None:
     site = make_site("postgresql", redis=redis_server.url)
     database = site.database_url.rsplit("/", 1)[1].partition("?")[0]
-    names = [f"user{number}" for number in range(200)]
-    await asyncio.to_thread(site.create_users, names)
+    # A hundred of each transport: either alone would show, were it a thread or a connection each.
+    people = [(f"user{number}", ("sse", "websocket")[number % 2]) for number in range(200)]
+    await asyncio.to_thread(site.create_users, [name for name, _ in people])
     async with AsyncExitStack() as stack:
         # Held between two polls, a connection could not be told from one that a stream holds.
         server = stack.enter_context(site.server(kind))
-        for start in range(0, len(names), 25):
+        for start in range(0, len(people), 25):
             for stream in await asyncio.gather(
-                *(open_stream(server, site, name, transport) for name in names[start : start + 25])
+                *(open_stream(server, site, name, transport) for name, transport in people[start : start + 25])
             ):
                 stack.push_async_callback(stream.close)
         # The safety poll opens one for a moment every two seconds.

@@ -109,7 +109,7 @@ def never_reader(cluster: Cluster, row: Row, kind: str, *, clients: int, times: 
     cluster.join(never)
     with cluster.site.worker() as worker, cluster.publishing(rate=30, long=0):
         at = time.time()
-        time.sleep(5)
+        time.sleep(3)
         usual = percentile(of_others(cluster, at), 0.99)
         if pace:
             cluster.farm.call("pace", names=names, pace=pace)

@@ -188,10 +188,13 @@ def ended(principals: Collection[Principal]) -> set[Principal]:
     """Return those whose session is not there any more; one query, if sessions are in the database, else none.
 
     Much cheaper than :func:`authorize`, so that it can be asked all the time; what else there is to lose, Django tells.
+    As a rule nobody's has ended, and then a number says so; only otherwise a second query tells whose.
     """
-    if not hasattr(import_module(settings.SESSION_ENGINE).SessionStore, "get_model_class"):
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    keys = {principal.session for principal in principals if principal.session}
+    if not keys or not hasattr(store, "get_model_class") or _session_rows(store, keys).count() == len(keys):
         return set()
-    live = _live_sessions({principal.session for principal in principals if principal.session})
+    live = _live_sessions(keys)
     return {principal for principal in principals if principal.session and principal.session not in live}
 
 
@@ -280,11 +283,13 @@ def _live_sessions(keys: set[str]) -> set[str]:
         return keys  # The cookie is the session: there is nothing on the server that could end.
     store = import_module(settings.SESSION_ENGINE).SessionStore
     if hasattr(store, "get_model_class"):
-        rows = store.get_model_class()._default_manager
-        return set(
-            rows.filter(session_key__in=keys, expire_date__gt=timezone.now()).values_list("session_key", flat=True)
-        )
+        return set(_session_rows(store, keys).values_list("session_key", flat=True))
     return {key for key in keys if store().exists(key)}
+
+
+def _session_rows(store: Any, keys: set[str]) -> Any:
+    rows = store.get_model_class()._default_manager
+    return rows.filter(session_key__in=keys, expire_date__gt=timezone.now())
 
 
 def _hash_is_current(user: Any, hash: str | None) -> bool:

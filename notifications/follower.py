@@ -24,6 +24,8 @@ __all__ = ["Follower", "Log"]
 logger = logging.getLogger("notifications")
 
 READ_AT_ONCE = 200
+#: Seconds that a hint may be late before what it tells of is read from the log.
+GRACE = 0.5
 #: Events of a topic that are remembered for those who are a little behind.
 RECENT = 64
 #: Seconds after a read that failed until it is tried again, whether or not anything else asks for it.
@@ -112,7 +114,12 @@ class Follower:
             await self.check([state for state in self.topics.values() if state.known])
         self._mark = latest  # Not before: a look at everything that failed is repeated.
         for head in heads:
-            if (state := self.topics.get(head.name)) is not None:
+            if (state := self.topics.get(head.name)) is None:
+                continue
+            if state.confirmed and state.epoch == head.epoch and state.seen < head.seq:
+                # The hint is on its way, as a rule: after a message to thousands of users there are many of them.
+                self._loop.call_later(GRACE, self._repair_if_behind, state, head.epoch, head.seq, context=Context())
+            else:
                 self._compare(state, head, read_at)
 
     async def refresh(self, state: TopicState) -> None:
@@ -188,6 +195,10 @@ class Follower:
         state.recent.clear()
         for subscription in tuple(state.subscriptions):
             subscription.fall_back()
+
+    def _repair_if_behind(self, state: TopicState, epoch: str, seq: int) -> None:
+        if state.epoch == epoch and state.seen < seq and self.topics.get(state.name) is state:
+            self._repair(state, seq)
 
     def _repair(self, state: TopicState, seq: int) -> None:
         """There are events up to ``seq`` that the layer did not bring: read them once, for everybody."""

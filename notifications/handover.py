@@ -152,9 +152,10 @@ async def _write_stream(handover: Handover, receive: Receive, send: Send) -> Non
             await send(_without_length(handover.start))
             handover.start = None
             output = Output(send, subscription)
+            patience = conf.slow_seconds
             async with aclosing(frames) as batches:  # type: ignore[type-var]
                 async for batch in batches:
-                    async with asyncio.timeout(conf.slow_seconds):
+                    async with asyncio.timeout(patience):
                         await output.write(batch)
                     del batch  # Nothing that was sent stays in memory until the next.
     except (NotAuthorized, HubFull, AccessUnknown, TimeoutError) as error:

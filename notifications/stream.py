@@ -27,8 +27,6 @@ logger = logging.getLogger("notifications")
 #: An event and the cursor of somebody who has received it; None: the cursor stays as it is.
 Frame = tuple[Envelope, str | None]
 
-HEARTBEAT = control("heartbeat")
-
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
 
 
@@ -75,7 +73,16 @@ async def _frames(hub: Hub, subscription: Subscription, unread: int | None) -> A
     loop = asyncio.get_running_loop()
     # Spread, so that streams that began together do not end together.
     last = loop.time() + conf.lifetime * random.uniform(0.8, 1.2)
-    timer = loop.call_later(conf.heartbeat, subscription.tick)
+    rhythm = conf.heartbeat
+
+    def beat() -> None:
+        nonlocal timer
+        if loop.time() < last and subscription.beat():
+            timer = loop.call_at(min(loop.time() + rhythm, last), beat)
+        else:
+            subscription.tick()
+
+    timer = loop.call_later(rhythm, beat)
     try:
         yield [_ready(subscription, unread)]
         if subscription.malformed:
@@ -99,11 +106,8 @@ async def _frames(hub: Hub, subscription: Subscription, unread: int | None) -> A
                 if loop.time() >= last:
                     subscription.end("lifetime", random.randint(0, 1000))
                     break
-                timer = loop.call_at(min(loop.time() + conf.heartbeat, last), subscription.tick)
-                # Who hears of nothing but muted kinds would otherwise return, one day, to a place that is long trimmed.
-                cursor = subscription.cursor() if subscription.passed_over else None
-                subscription.passed_over = False
-                yield [(HEARTBEAT, cursor)]
+                timer = loop.call_at(min(loop.time() + rhythm, last), beat)
+                yield [subscription.heartbeat()]
             await subscription.wait()
             if subscription.unfinished is not None:
                 async with asyncio.timeout(conf.slow_seconds):

@@ -8,13 +8,13 @@ the one recovery rule: replay from the cursor until there is nothing more to rea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from .cursor import Position, join_cursor
-from .envelope import Envelope
+from .envelope import Envelope, control
 from .stepping import Stepper, Unfinished
 
 __all__ = ["BEGINNING", "End", "LiveEvent", "Mark", "Subscription", "TopicState"]
@@ -32,6 +32,7 @@ class Mark:
 
 
 PART = attrgetter("part")
+HEARTBEAT = control("heartbeat")
 #: Before the first event of a topic that nothing was ever sent to.
 BEGINNING = Mark(0, "", 0)
 
@@ -112,8 +113,8 @@ class Subscription:
     queue: list[LiveEvent] = field(default_factory=list)
     waiter: asyncio.Future[None] | None = None
     #: How a transport writes, and the ways to do so while the stream's task waits; None: only that task writes.
-    write: Callable[[list[tuple[Envelope, str]]], Coroutine[Any, Any, None]] | None = None
-    write_now: Callable[[list[tuple[Envelope, str]]], bool] | None = None
+    write: Callable[[Sequence[tuple[Envelope, str | None]]], Coroutine[Any, Any, None]] | None = None
+    write_now: Callable[[Sequence[tuple[Envelope, str | None]]], bool] | None = None
     stepper: Stepper | None = None
     unfinished: Unfinished | None = None
 
@@ -138,8 +139,8 @@ class Subscription:
 
     def writes_by(
         self,
-        write: Callable[[list[tuple[Envelope, str]]], Coroutine[Any, Any, None]],
-        write_now: Callable[[list[tuple[Envelope, str]]], bool] | None = None,
+        write: Callable[[Sequence[tuple[Envelope, str | None]]], Coroutine[Any, Any, None]],
+        write_now: Callable[[Sequence[tuple[Envelope, str | None]]], bool] | None = None,
     ) -> None:
         """Let live events be written by ``write`` while the stream's task, which calls this, has nothing to do.
 
@@ -149,19 +150,37 @@ class Subscription:
 
     def deliver(self) -> None:
         """Write what is queued, now if the stream waits for nothing else; called by the hub, outside of any task."""
-        if not self.queue or self.waiter is None or self.waiter.done():
-            return  # The stream's task is awake, and will come to it.
-        if self.write is None or self.stepper is None:
-            return self.wake()
+        if self.queue and not self._write_between(self.take):
+            self.wake()
+
+    def beat(self) -> bool:
+        """Write a heartbeat as :meth:`deliver` writes events; return False if the stream's task has to."""
+        return not self.queue and self._write_between(lambda: [self.heartbeat()])
+
+    def heartbeat(self) -> tuple[Envelope, str | None]:
+        """Return the frame of a heartbeat.
+
+        Who hears of nothing but muted kinds would return, one day, to a place that is long trimmed; so it has a cursor
+        if any were passed over.
+        """
+        cursor = self.cursor() if self.passed_over else None
+        self.passed_over = False
+        return HEARTBEAT, cursor
+
+    def _write_between(self, frames: Callable[[], Sequence[tuple[Envelope, str | None]]]) -> bool:
+        """Write ``frames()`` while the stream's task waits for something to do; False: it is awake, or only it writes."""
+        if self.write is None or self.stepper is None or self.waiter is None or self.waiter.done():
+            return False
         try:
-            if (taken := self.take()) and (self.write_now is None or not self.write_now(taken)):
-                self.unfinished = self.stepper.step(self.write(taken))
+            if (out := frames()) and (self.write_now is None or not self.write_now(out)):
+                self.unfinished = self.stepper.step(self.write(out))
         except BaseException as error:  # It ends this stream, and no other that is served in the same round.
             self.waiter.set_exception(error)
         else:
             # Not live: the queue had overflowed, and what follows is to be read from the log.
             if self.unfinished is not None or self.ended is not None or not self.live:
                 self.wake()
+        return True
 
     async def finish(self) -> None:
         """Wait until what :meth:`deliver` began to write is written."""

@@ -74,6 +74,7 @@ async def _frames(hub: Hub, subscription: Subscription, unread: int | None) -> A
     # Spread, so that streams that began together do not end together.
     last = loop.time() + conf.lifetime * random.uniform(0.8, 1.2)
     rhythm = conf.heartbeat
+    timer: asyncio.TimerHandle
 
     def beat() -> None:
         nonlocal timer

@@ -168,7 +168,7 @@ class Subscription:
         return HEARTBEAT, cursor
 
     def _write_between(self, frames: Callable[[], Sequence[tuple[Envelope, str | None]]]) -> bool:
-        """Write ``frames()`` while the stream's task waits for something to do; False: it is awake, or only it writes."""
+        """Write ``frames()`` while the stream's task waits; return False if it is awake, or only it may write."""
         if self.write is None or self.stepper is None or self.waiter is None or self.waiter.done():
             return False
         try:

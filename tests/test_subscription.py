@@ -190,7 +190,7 @@ class Owner:
             if frames := self.made.take():
                 await self.write(frames)
 
-    async def write(self, frames: list[tuple[Envelope, str]]) -> None:
+    async def write(self, frames: Sequence[tuple[Envelope, str | None]]) -> None:
         if self.error is not None:
             raise self.error
         self.written.append([cursor for _, cursor in frames])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from notifications.envelope import Envelope, log_envelope
 from notifications.subscription import BEGINNING, End, LiveEvent, Mark, Subscription, TopicState

@@ -33,7 +33,7 @@ bench: .venv/test system-packages
 	.venv/bin/python -m benchmarks
 
 faults: .venv/test system-packages
-	FAULTS_TABLE=docs/guarantees.md FAULTS_QUIET=30 FAULTS_SLACK=1 .venv/bin/$(PYTEST) tests/faults -m faults
+	FAULTS_TABLE=docs/guarantees.md FAULTS_QUIET=30 FAULTS_SLACK=1 .venv/bin/$(PYTEST) tests/faults tests/e2e -m faults
 
 lint: .venv/test migrations
 	.venv/bin/ruff check

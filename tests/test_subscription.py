@@ -194,7 +194,7 @@ class Owner:
     async def write(self, frames: Sequence[tuple[Envelope, str | None]]) -> None:
         if self.error is not None:
             raise self.error
-        self.written.append([cursor for _, cursor in frames])
+        self.written.append([cursor or "" for _, cursor in frames])
         if self.gate is not None:
             await self.gate.wait()
 

@@ -13,21 +13,22 @@ __all__ = ["wrap"]
 def wrap(application: Application) -> Application:
     """Return ``application`` with streams that hold nothing, and with the WebSocket at ``SOCKET_PATH``.
 
-    Sites with a ``ProtocolTypeRouter`` of their own use :class:`notifications.handover.StreamHandover` for ``"http"``
-    and :data:`notifications.routing.websocket_urlpatterns` instead (``docs/embed.md``).
+    Sites with a ``ProtocolTypeRouter`` of their own wrap what it has for ``"http"``, and add
+    :data:`notifications.routing.websocket_urlpatterns` to their own (``docs/embed.md``).
 
     :param application: Django's, from ``get_asgi_application()``; calling that first is what sets Django up.
     """
     # Here, because they need Django's apps, and this module is imported at the top of asgi.py.
     from django.core.handlers.asgi import ASGIHandler
 
+    from .admission import Admission
     from .handover import StreamHandover
     from .routing import websocket_application
     from .settings import conf
 
-    passed_on = StreamHandover(application)
     # Django itself knows neither WebSockets nor lifespan; what else is wrapped (a router) may.
     only_http = isinstance(application, ASGIHandler)
+    passed_on = StreamHandover(application, Admission() if only_http else None)
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" and (only_http or scope["path"] == conf.socket_path):

@@ -14,14 +14,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from . import shutdown
 from .direct import body_writer
-from .envelope import Envelope, control
+from .envelope import dumps
 from .hub import AccessUnknown, HubFull, NotAuthorized
 from .settings import conf
-from .sse import CONTENT_TYPE
+from .sse import CONTENT_TYPE, HEADERS
 from .stream import Frame, current_hub, open_stream
 from .subscription import Subscription
 
@@ -36,24 +36,36 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 #: What a client is told of a stream that did not begin, for a reason that only the server's log tells.
-UNOPENED = "the stream could not be opened; come back in a few seconds, your cursor stays right"
+UNOPENED = "The stream could not be opened; come back in a few seconds, your cursor stays right."
 
 #: Where in the scope the view finds the handover; absent without the wrapper.
 SCOPE_KEY = "notifications.handover"
+
+#: Headers that another answer does not share with a stream.
+OF_A_STREAM = {b"content-length", b"content-type", *(name.lower().encode() for name in HEADERS)}
 
 
 @dataclass(slots=True)
 class Handover:
     """What the view leaves for the wrapper: for whom to stream, and from where.
 
+    :ivar session: the key of the session that tells for whom, if there is no ``principal`` yet.
+    :ivar full: whether this process has as many streams as it may.
     :ivar start: the head of Django's answer, held back until Django has finished; None when it is not, or not any more.
     :ivar gone: whether Django was told that the client has gone; nobody is told twice.
     """
 
     principal: Any = None
+    session: str | None = None
     cursor: str | None = None
+    full: bool = False
     start: Message | None = None
     gone: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Whether there is something to stream."""
+        return self.principal is not None or self.session is not None
 
 
 def encode_frames(frames: Sequence[Frame]) -> bytes:
@@ -93,18 +105,31 @@ class Output:
             self.subscription.end("slow", 0)
 
 
-class StreamHandover:
-    """ASGI middleware around Django's application; everything but accepted streams passes through untouched."""
+class Admitting(Protocol):
+    """See :class:`notifications.admission.Admission`."""
 
-    def __init__(self, application: Application) -> None:
+    def takes(self, scope: Scope) -> bool: ...
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+class StreamHandover:
+    """ASGI middleware around Django's application; everything but accepted streams passes through untouched.
+
+    :param admission: asked instead of ``application`` about the requests that it takes.
+    """
+
+    def __init__(self, application: Application, admission: Admitting | None = None) -> None:
         self.application = application
+        self.admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.application(scope, receive, send)
-        handover = Handover()
+        handover, application = Handover(), self.application
+        if self.admission is not None and self.admission.takes(scope):
+            application, handover.full = self.admission, current_hub().full
         hold_back = partial(_hold_back, handover, send)
-        await self.application({**scope, SCOPE_KEY: handover}, partial(_listen, handover, receive), hold_back)
+        await application({**scope, SCOPE_KEY: handover}, partial(_listen, handover, receive), hold_back)
         if handover.start is not None and not handover.gone:
             # Django has finished: the request's thread and database connection are gone.
             await _write_stream(handover, receive, send)
@@ -119,7 +144,7 @@ async def _listen(handover: Handover, receive: Receive) -> Message:
 async def _hold_back(handover: Handover, send: Send, message: Message) -> None:
     if handover.start is not None:
         return  # The body of the view's answer, which is empty.
-    if message["type"] == "http.response.start" and handover.principal is not None and _is_event_stream(message):
+    if message["type"] == "http.response.start" and handover.accepted and _is_event_stream(message):
         handover.start = message
     else:
         await send(message)
@@ -147,6 +172,10 @@ async def _write_stream(handover: Handover, receive: Receive, send: Send) -> Non
     assert task is not None
     gone = asyncio.create_task(_disconnected(receive, task))
     try:
+        if handover.principal is None:
+            handover.principal = await current_hub().identify(handover.session or "")
+        if handover.principal is None:
+            raise NotAuthorized
         async with open_stream(handover.principal, transport="sse", cursor=handover.cursor) as (subscription, frames):
             assert handover.start is not None
             await send(_without_length(handover.start))
@@ -202,22 +231,17 @@ def _client_left(gone: asyncio.Task[None]) -> bool:
 
 
 async def _refuse(send: Send, start: Message, error: Exception | None) -> None:
-    """Answer instead of streaming. The view had checked; a moment later it is not so any more."""
+    """Answer instead of streaming, as the view would have: it could not know, or it is not so any more."""
     status, sentence = 503, UNOPENED
     match error:
         case NotAuthorized():
-            status, sentence = 401, "log in to receive notifications"
+            status, sentence = 401, "Log in to receive notifications."
         case HubFull():
-            sentence = "too many streams on this server; come back soon"
-    headers = [
-        (name, value)
-        for name, value in start.get("headers", ())
-        if name.lower() not in (b"content-length", b"content-type")
-    ]
-    headers += [(b"Content-Type", b"application/json")]
+            sentence = "This server has as many streams as it may; come back soon."
+    headers = [(name, value) for name, value in start.get("headers", ()) if name.lower() not in OF_A_STREAM]
+    headers += [(b"Content-Type", b"application/json"), (b"Cache-Control", b"private, no-store")]
     if status == 503:
         # Spread: those turned away together do not come back together.
         headers += [(b"Retry-After", b"%d" % random.randint(2, 10))]
-    body: Envelope = control("error", code=status, error=sentence)
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body.data.encode(), "more_body": False})
+    await send({"type": "http.response.body", "body": dumps({"error": sentence}).encode(), "more_body": False})

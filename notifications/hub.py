@@ -221,8 +221,13 @@ class Hub:
             return Mark(state.id, state.epoch, max(position.seq, since))
         return Mark(state.id, position.epoch, position.seq)
 
+    @property
+    def full(self) -> bool:
+        """Whether no connection is let in: there are too many, or this process is about to end."""
+        return self.closing or len(self.subscriptions) >= conf.streams_per_process
+
     def _check_room(self) -> None:
-        if self.closing or len(self.subscriptions) >= conf.streams_per_process:
+        if self.full:
             raise HubFull
 
     def _enter(self, subscription: Subscription) -> None:

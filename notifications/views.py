@@ -32,6 +32,9 @@ __all__ = ["events", "stream"]
 logger = logging.getLogger("notifications")
 
 V = TypeVar("V", bound=Callable[..., Any])
+R = TypeVar("R", HttpResponse, StreamingHttpResponse)
+
+LOG_IN = "Log in to receive notifications."
 
 #: Requests of one process that look up their session at the same time: each costs a thread and a connection.
 LOOKUPS_AT_ONCE = 8
@@ -54,34 +57,38 @@ async def stream(request: HttpRequest) -> HttpResponseBase:
     An ordinary view as far as middleware, session and limits go; behind :func:`notifications.asgi.wrap` the stream
     itself is written after Django's request has ended, and holds neither a thread nor a database connection.
     """
-    scope = getattr(request, "scope", None)
-    if scope is None:
-        return problem(
-            501, "Event streams need an ASGI server (daphne, uvicorn), and this is WSGI; poll events/ instead."
-        )
-    if request.method != "GET":
-        return problem(405, "Only GET is allowed here.", Allow="GET")
-    if not origin_allowed(scope, required=False):
-        return problem(403, "This page's origin may not open a stream here.")
-    cursor = request.headers.get("Last-Event-ID") or request.GET.get("cursor") or None
-    if cursor is not None and len(cursor) > conf.cursor_length:
-        return problem(400, "The cursor is too long.")
-    hub = current_hub()
-    if hub.closing or len(hub.subscriptions) >= conf.streams_per_process:
+    if (refusal := _refusal(request)) is not None:
+        return refusal
+    if current_hub().full:
         return busy()
     principal = await _who(request)
     if principal is None:
-        return problem(401, "Log in to receive notifications.")
-    slot: handover.Handover | None = scope.get(handover.SCOPE_KEY)
-    response: HttpResponse | StreamingHttpResponse
-    if slot is not None:
-        slot.principal, slot.cursor = principal, cursor
-        response = HttpResponse(b"", content_type=sse.CONTENT_TYPE)
-    else:
-        response = StreamingHttpResponse(_stream_by_itself(principal, cursor), content_type=sse.CONTENT_TYPE)
-    for name, value in sse.HEADERS.items():
-        response.headers[name] = value
-    return response
+        return problem(401, LOG_IN)
+    slot: handover.Handover | None = request.scope.get(handover.SCOPE_KEY)  # type: ignore[attr-defined]
+    if slot is None:
+        return _streaming(StreamingHttpResponse(_stream_by_itself(principal, _cursor(request))))
+    slot.principal, slot.cursor = principal, _cursor(request)
+    return _streaming(HttpResponse(b""))
+
+
+@login_not_required
+@never_atomic
+def stream_in_thread(request: HttpRequest) -> HttpResponseBase:
+    """As :func:`stream`, without an event loop (see :mod:`notifications.admission`).
+
+    A session is left to be looked up after Django's request, together with those of others.
+    """
+    if (refusal := _refusal(request)) is not None:
+        return refusal
+    slot: handover.Handover = request.scope[handover.SCOPE_KEY]  # type: ignore[attr-defined]
+    if slot.full:
+        return busy()
+    slot.session = sessions.untouched_key(request)
+    slot.principal = _look_up(request) if slot.session is None else None
+    if not slot.accepted:
+        return problem(401, LOG_IN)
+    slot.cursor = _cursor(request)
+    return _streaming(HttpResponse(b""))
 
 
 @login_not_required
@@ -101,10 +108,38 @@ def events(request: HttpRequest) -> HttpResponse:
     except TopicsUnknown:  # What the site's function raised is in the log.
         return problem(503, "What you may read could not be told; ask again in a few seconds.", **retry_after())
     if answer is None:
-        return problem(401, "Log in to receive notifications.")
+        return problem(401, LOG_IN)
     items = ",".join(envelope.as_json(position) for envelope, position in answer.frames)
     body = f'{{"events":[{items}],"cursor":{json.dumps(answer.cursor)},"retry":{answer.retry}}}'
     return HttpResponse(body, content_type="application/json", headers={"Cache-Control": "private, no-store"})
+
+
+def _refusal(request: HttpRequest) -> HttpResponse | None:
+    """Return what a request gets that is wrong whoever it is from."""
+    scope = getattr(request, "scope", None)
+    if scope is None:
+        return problem(
+            501, "Event streams need an ASGI server (daphne, uvicorn), and this is WSGI; poll events/ instead."
+        )
+    if request.method != "GET":
+        return problem(405, "Only GET is allowed here.", Allow="GET")
+    if not origin_allowed(scope, required=False):
+        return problem(403, "This page's origin may not open a stream here.")
+    if len(_cursor(request) or "") > conf.cursor_length:
+        return problem(400, "The cursor is too long.")
+    return None
+
+
+def _cursor(request: HttpRequest) -> str | None:
+    return request.headers.get("Last-Event-ID") or request.GET.get("cursor") or None
+
+
+def _streaming(response: R) -> R:
+    """Return the answer of which the stream is, or will be, the body."""
+    response.headers["Content-Type"] = sse.CONTENT_TYPE
+    for name, value in sse.HEADERS.items():
+        response.headers[name] = value
+    return response
 
 
 def problem(status: int, sentence: str, **headers: str) -> JsonResponse:

@@ -377,7 +377,7 @@ async def test_who_may_not_read_any_more_is_refused(stage: Stage) -> None:
     status, headers, body = await refused(called(View(Principal("nobody"))))
     assert (status, headers[b"Content-Type"]) == (401, b"application/json")
     assert headers[b"X-Site"] == b"kept" and b"Content-Length" not in headers
-    assert "log in" in body["error"]
+    assert "Log in" in body["error"]
 
 
 async def test_full_process_refuses(stage: Stage, conf: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
@@ -386,7 +386,7 @@ async def test_full_process_refuses(stage: Stage, conf: dict[str, Any], caplog: 
         status, headers, body = await refused(called(View(alice(stage))))
     assert status == 503
     assert int(headers[b"Retry-After"]) > 0
-    assert "too many streams" in body["error"]
+    assert "as many streams" in body["error"]
     assert "could not be opened" not in caplog.text  # Whoever storms a full server fills no log with it.
 
 

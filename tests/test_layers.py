@@ -18,7 +18,7 @@ LAYERS = {
     },
     "hub": {"stepping", "subscription", "link", "follower", "hub"},
     "stream": {"direct", "stream", "shutdown", "handover"},
-    "view": {"views", "consumers", "polling", "inbox_views", "preference_views", "mixins", "forms"},
+    "view": {"views", "consumers", "polling", "inbox_views", "preference_views", "mixins", "forms", "admission"},
     "site": {"urls", "routing", "asgi", "admin", "apps", "checks", "templatetags", "management"},
 }
 ORDER = list(LAYERS)

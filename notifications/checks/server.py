@@ -61,7 +61,7 @@ def check_asgi(**_: Any) -> list[CheckMessage]:
                 "a request of Django.",
                 hint=(
                     f"In {path.rpartition('.')[0]}: application = notifications.asgi.wrap(get_asgi_application()), or "
-                    "StreamHandover around the HTTP part of a router of your own."
+                    "wrap() around the HTTP part of a router of your own."
                 ),
                 id="notifications.W007",
             )

@@ -1,0 +1,191 @@
+"""Requests for the stream go through the site's own middleware, in one hop to a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.conf import settings as django_settings
+from django.contrib.auth.models import User
+from django.core.asgi import get_asgi_application
+from django.core.signals import request_finished, request_started
+from django.db import connections
+from django.http import HttpRequest, HttpResponse
+from django.test import Client as Browser
+from django.urls import path
+
+from notifications import views
+from notifications.admission import Admission
+from notifications.asgi import wrap
+from tests.clients import InProcess
+from tests.urls import urlpatterns as site_urls
+
+STREAM = "/notifications/stream/"
+calls: list[tuple[str, bool]] = []
+
+
+def in_loop_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def ordinary(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    def middleware(request: HttpRequest) -> Any:
+        calls.append(("ordinary", in_loop_thread()))
+        response = get_response(request)
+        response["X-Ordinary"] = "yes"
+        response.set_cookie("seen", "1")
+        return response
+
+    return middleware
+
+
+class Asynchronous:
+    """A middleware that knows no other way."""
+
+    sync_capable, async_capable = False, True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+        assert iscoroutinefunction(get_response)
+        markcoroutinefunction(self)
+
+    async def __call__(self, request: HttpRequest) -> Any:
+        calls.append(("asynchronous", in_loop_thread()))
+        response = await self.get_response(request)
+        response["X-Asynchronous"] = "yes"
+        return response
+
+
+def failing(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    def middleware(request: HttpRequest) -> Any:
+        raise RuntimeError("a middleware of the site's failed")
+
+    return middleware
+
+
+def maintenance(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    return lambda request: HttpResponse("back soon", status=503)
+
+
+async def mine(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("mine")
+
+
+urlpatterns = [path("mine/stream/", mine), path("other/", views.stream), *site_urls]
+
+
+@pytest.fixture
+async def alice(serving: None) -> AsyncIterator[dict[str, str]]:
+    browser = Browser()
+    user = await User.objects.acreate(username="alice")
+    await sync_to_async(browser.force_login)(user)
+    calls.clear()
+    yield {"cookie": f"sessionid={browser.cookies['sessionid'].value}"}
+
+
+@pytest.fixture
+def middleware(settings: Any) -> Callable[..., Any]:
+    def made(*names: str) -> Any:
+        """Return an application with these of the above after the site's own."""
+        settings.MIDDLEWARE = [*django_settings.MIDDLEWARE, *(f"{__name__}.{name}" for name in names)]
+        settings.ROOT_URLCONF = __name__
+        return wrap(get_asgi_application())
+
+    return made
+
+
+def scope(path: str, **more: Any) -> dict[str, Any]:
+    return {"type": "http", "method": "GET", "path": path, "headers": [], **more}
+
+
+def test_only_the_stream_is_taken(settings: Any) -> None:
+    settings.ROOT_URLCONF = __name__
+    assert Admission.takes(scope(STREAM))
+    assert Admission.takes(scope(f"/prefix{STREAM}", root_path="/prefix"))
+    assert not Admission.takes(scope(STREAM, method="POST"))
+    for other in ("/notifications/", "/notifications/events/", "/mine/stream/", "/nowhere/stream/", "/other/"):
+        assert not Admission.takes(scope(other))
+
+
+async def test_every_middleware_has_its_say_in_one_thread(alice: dict[str, str], middleware: Any) -> None:
+    async with InProcess(middleware("ordinary")).get(STREAM, alice) as response:
+        assert (response.status, response.headers["x-ordinary"]) == (200, "yes")
+        assert response.headers["set-cookie"].startswith("seen=1")
+        assert await anext(response.chunks)
+    assert calls == [("ordinary", False)]
+
+
+async def test_middleware_that_is_only_asynchronous_runs_too(alice: dict[str, str], middleware: Any) -> None:
+    async with InProcess(middleware("Asynchronous", "ordinary")).get(STREAM, alice) as response:
+        assert (response.status, response.headers["x-asynchronous"], response.headers["x-ordinary"]) == (
+            200,
+            "yes",
+            "yes",
+        )
+        assert await anext(response.chunks)
+    assert [name for name, _ in calls] == ["asynchronous", "ordinary"]
+
+
+async def test_middleware_that_fails_is_an_error_of_the_server(
+    alice: dict[str, str], middleware: Any, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.DEBUG_PROPAGATE_EXCEPTIONS = False
+    async with InProcess(middleware("failing")).get(STREAM, alice) as response:
+        assert response.status == 500
+    assert "a middleware of the site's failed" in caplog.text
+
+
+async def test_middleware_that_answers_itself_is_heard(alice: dict[str, str], middleware: Any) -> None:
+    async with InProcess(middleware("maintenance")).get(STREAM, alice) as response:
+        assert (response.status, await response.text()) == (503, "back soon")
+
+
+async def test_request_begins_and_ends_for_django(alice: dict[str, str], middleware: Any) -> None:
+    told: list[str] = []
+
+    def started(**named: Any) -> None:
+        told.append("started")
+
+    def finished(**named: Any) -> None:
+        told.append("finished")
+
+    request_started.connect(started)
+    request_finished.connect(finished)
+    try:
+        async with InProcess(middleware()).get(STREAM, alice) as response:
+            assert await anext(response.chunks)
+            assert told == ["started", "finished"]  # While the stream is open.
+    finally:
+        request_started.disconnect(started)
+        request_finished.disconnect(finished)
+
+
+async def test_other_requests_go_the_ordinary_way(alice: dict[str, str], middleware: Any) -> None:
+    application = InProcess(middleware())
+    async with application.get("/mine/stream/", alice) as response:
+        assert await response.text() == "mine"
+    async with application.get("/other/", alice) as response:  # The same view, elsewhere: still a stream.
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert await anext(response.chunks)
+
+
+async def test_user_whom_the_site_tells_in_its_own_way(alice: dict[str, str], middleware: Any, settings: Any) -> None:
+    settings.AUTHENTICATION_BACKENDS = [f"{__name__}.OwnBackend"]
+    browser = Browser()
+    user = await User.objects.acreate(username="bob")
+    await sync_to_async(browser.force_login)(user, backend=f"{__name__}.OwnBackend")
+    headers = {"cookie": f"sessionid={browser.cookies['sessionid'].value}"}
+    async with InProcess(middleware()).get(STREAM, headers) as response:
+        assert response.status == 200
+        assert await anext(response.chunks)
+    assert not any(connection.in_atomic_block for connection in connections.all(initialized_only=True))
+
+
+class OwnBackend:
+    """A backend that finds users in a way of its own."""
+
+    def get_user(self, pk: Any) -> User | None:
+        return User.objects.filter(pk=pk).first()

@@ -37,6 +37,9 @@ def encode_event(data: str, *, event: str = "", id: str | None = None, retry: in
             lines.append(f"{name}: {value}\n")
     if retry is not None:
         lines.append(f"retry: {retry:d}\n")
-    lines.extend(f"data: {line}\n" for line in LINE_END.split(data))
+    if "\n" in data or "\r" in data:
+        lines.extend(f"data: {line}\n" for line in LINE_END.split(data))
+    else:  # All there ever is in JSON.
+        lines.append(f"data: {data}\n")
     lines.append("\n")
     return "".join(lines).encode()

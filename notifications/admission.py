@@ -8,6 +8,7 @@ through the same middleware in its synchronous form, as under a WSGI server: onc
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from io import BytesIO
 from typing import Any
@@ -48,7 +49,8 @@ class Admission(ASGIHandler):
             return False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._respond(scope)
+        # In a context of its own: what the site's middleware leaves in it would last as long as the stream.
+        response = await asyncio.create_task(self._respond(scope))
         try:
             await self.send_response(response, send)
         finally:

@@ -29,15 +29,13 @@ from .settings import conf
 from .stream import Frame, current_hub, open_stream
 from .subscription import Subscription
 
-__all__ = ["SESSION", "SUBPROTOCOL", "CloseCode", "NotificationConsumer"]
+__all__ = ["SUBPROTOCOL", "CloseCode", "NotificationConsumer"]
 
 logger = logging.getLogger("notifications")
 
 SUBPROTOCOL = "notifications.v1"
 #: So many parts of ``SLOW_BYTES`` are told apart when a client acknowledges.
 CHECKPOINTS = 32
-#: Where in the scope the session key is, if nothing else is needed to tell whose connection it is.
-SESSION = "notifications.session"
 
 
 class CloseCode:
@@ -60,12 +58,16 @@ CLOSE_CODES = {"revoked": CloseCode.NOT_AUTHENTICATED, "slow": CloseCode.SLOW, "
 
 
 class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
-    """One connection. ``scope["user"]`` is the logged-in user; ``?cursor=`` is where the client is."""
+    """One connection. ``scope["user"]`` is the logged-in user; ``?cursor=`` is where the client is.
+
+    :param session: the key of the session that tells who it is, instead (empty: nobody); looked up with others.
+    """
 
     #: Names no layer: the consumer needs no channel, which would be one Redis subscription per client.
     channel_layer_alias = "notifications has no layer per connection"
 
-    def __init__(self) -> None:
+    def __init__(self, session: str | None = None) -> None:
+        self._session = session
         self._writer: asyncio.Task[None] | None = None
         self._subscription: Subscription | None = None
         self._tokens = float(conf.frame_rate[1])
@@ -180,9 +182,8 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
             self._subscription.end("slow", 0)
 
     async def _principal(self) -> Principal:
-        if SESSION in self.scope:
-            key = self.scope[SESSION]
-            principal: Principal | None = await current_hub().identify(key) if key else None
+        if self._session is not None:
+            principal: Principal | None = await current_hub().identify(self._session) if self._session else None
             if principal is None:
                 raise NotAuthorized
             return principal

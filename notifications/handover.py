@@ -128,11 +128,16 @@ class StreamHandover:
         handover, application = Handover(), self.application
         if self.admission is not None and self.admission.takes(scope):
             application, handover.full = self.admission, current_hub().full
-        hold_back = partial(_hold_back, handover, send)
-        await application({**scope, SCOPE_KEY: handover}, partial(_listen, handover, receive), hold_back)
+        await _ask(application, scope, receive, send, handover)
         if handover.start is not None and not handover.gone:
             # Django has finished: the request's thread and database connection are gone.
             await _write_stream(handover, receive, send)
+
+
+async def _ask(application: Application, scope: Scope, receive: Receive, send: Send, handover: Handover) -> None:
+    # A function, because what it names is gone when it returns, long before the stream.
+    hold_back = partial(_hold_back, handover, send)
+    await application({**scope, SCOPE_KEY: handover}, partial(_listen, handover, receive), hold_back)
 
 
 async def _listen(handover: Handover, receive: Receive) -> Message:

@@ -25,7 +25,6 @@ import random
 import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Any
 
@@ -138,15 +137,13 @@ class Hub:
         """Return whom a session key stands for (see :mod:`notifications.sessions`), or None."""
         return await self._sessions.get(session)
 
-    @asynccontextmanager
-    async def subscribe(
-        self, principal: Any, *, transport: str, cursor: str | None = None
-    ) -> AsyncIterator[Subscription]:
-        """Enter a connection; it is not live yet, :meth:`replay` makes it so.
+    async def enter(self, principal: Any, *, transport: str, cursor: str | None = None) -> Subscription:
+        """Let a connection in; it is not live yet, :meth:`replay` makes it so. Whoever calls this calls :meth:`leave`.
 
         :param principal: whom the connection acts for (:class:`notifications.access.Principal`).
         :param cursor: where its client is; None: everything up to now is known to it.
         :raises NotAuthorized: if there is nothing that it may read.
+        :raises AccessUnknown: if the site could not tell what it may read.
         :raises HubFull: if this process has too many connections.
         :raises TimeoutError: if the database does not answer.
         """
@@ -168,7 +165,6 @@ class Hub:
             queue_bytes=conf.queue_bytes,
         )
         states = [self._use(name) for name in access.topics]
-        reason = "disconnect"
         try:
             # Join before reading where the log stands: an event committed in between would be lost.
             async with asyncio.timeout(READY_TIMEOUT):
@@ -180,23 +176,22 @@ class Hub:
             for state in states:
                 subscription.marks[state] = self._mark(state, positions, access.since.get(state.name, 0))
                 state.subscriptions.add(subscription)
-            del access, positions  # This frame lasts as long as the stream; what it names stays in memory.
-            told = False
-            try:
-                self._enter(subscription)
-                told = True  # Whoever heard of the beginning hears of the end, even if another receiver is in the way.
-                self._tell(stream_opened, subscription)
-                yield subscription
-            finally:
-                self._leave(subscription)
-                reason = subscription.ended.reason if subscription.ended else reason
-                if told:
-                    self._tell(stream_closed, subscription, reason=reason)
-        finally:
-            for state in states:
-                state.subscriptions.discard(subscription)
-                state.users -= 1
-                state.unused_since = self.loop.time()
+            self._enter(subscription)
+        except BaseException:
+            self._forget(subscription, states)
+            raise
+        try:
+            self._tell(stream_opened, subscription)
+        except BaseException:
+            self.leave(subscription)  # Whoever heard of the beginning hears of the end, even so.
+            raise
+        return subscription
+
+    def leave(self, subscription: Subscription) -> None:
+        """Let a connection go."""
+        self._forget(subscription, list(subscription.marks))
+        reason = subscription.ended.reason if subscription.ended else "disconnect"
+        self._tell(stream_closed, subscription, reason=reason)
 
     @staticmethod
     def _parse(cursor: str | None) -> tuple[dict[int, Position] | None, bool]:
@@ -239,12 +234,16 @@ class Hub:
         if len(staying) > conf.streams_per_user:
             staying[0].end("capacity", 60_000)
 
-    def _leave(self, subscription: Subscription) -> None:
+    def _forget(self, subscription: Subscription, states: Sequence[TopicState]) -> None:
         self.subscriptions.pop(subscription, None)
         own = self.by_user[subscription.principal.user]
         own.pop(subscription, None)
         if not own:
             del self.by_user[subscription.principal.user]
+        for state in states:
+            state.subscriptions.discard(subscription)
+            state.users -= 1
+            state.unused_since = self.loop.time()
 
     def _tell(self, signal: Signal, subscription: Subscription, **named: str) -> None:
         user, transport = subscription.principal.user, subscription.transport

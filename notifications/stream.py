@@ -9,7 +9,6 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -41,19 +40,40 @@ def current_hub() -> Hub:
     return hub
 
 
-@asynccontextmanager
-async def open_stream(
-    principal: Any, *, transport: str, cursor: str | None = None
-) -> AsyncIterator[tuple[Subscription, AsyncIterator[Sequence[Frame]]]]:
-    """Enter a stream: its subscription, and an iterator of batches of frames, first of them ``ready``.
+def open_stream(principal: Any, *, transport: str, cursor: str | None = None) -> OpenStream:
+    """Enter a stream: ``async with`` gives its subscription, and an iterator of batches of frames, first ``ready``.
 
-    :raises NotAuthorized, HubFull, TimeoutError: as :meth:`notifications.hub.Hub.subscribe`.
+    :raises NotAuthorized, AccessUnknown, HubFull, TimeoutError: as :meth:`notifications.hub.Hub.enter`.
     """
-    hub = current_hub()
-    async with hub.subscribe(principal, transport=transport, cursor=cursor) as subscription:
-        # Who resumes has kept count; to count for thousands that return at once would cost a query each.
-        unread = await hub.log.unread(principal.user) if cursor is None else None  # type: ignore[attr-defined]
-        yield subscription, _frames(hub, subscription, unread)
+    return OpenStream(current_hub(), principal, transport, cursor)
+
+
+class OpenStream:
+    """See :func:`open_stream`. Not made by ``contextlib``: for thousands of streams, its generators are megabytes."""
+
+    __slots__ = ("_arguments", "_hub", "_subscription")
+
+    def __init__(self, hub: Hub, principal: Any, transport: str, cursor: str | None) -> None:
+        self._hub = hub
+        self._arguments: tuple[Any, str, str | None] | None = principal, transport, cursor
+        self._subscription: Subscription | None = None
+
+    async def __aenter__(self) -> tuple[Subscription, AsyncIterator[Sequence[Frame]]]:
+        assert self._arguments is not None
+        (principal, transport, cursor), self._arguments = self._arguments, None
+        subscription = await self._hub.enter(principal, transport=transport, cursor=cursor)
+        try:
+            # Who resumes has kept count; to count for thousands that return at once would cost a query each.
+            unread = await self._hub.log.unread(principal.user) if cursor is None else None  # type: ignore[attr-defined]
+        except BaseException:
+            self._hub.leave(subscription)
+            raise
+        self._subscription = subscription
+        return subscription, _frames(self._hub, subscription, unread)
+
+    async def __aexit__(self, *error: object) -> None:
+        assert self._subscription is not None
+        self._hub.leave(self._subscription)
 
 
 def _ready(subscription: Subscription, unread: int | None) -> Frame:

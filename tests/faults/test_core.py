@@ -103,7 +103,8 @@ async def reading(hub: Hub, cursor: str | None = None) -> AsyncIterator[list[Any
     got: list[Any] = []
 
     async def read() -> None:
-        async with hub.subscribe(Principal(1, "s"), transport="sse", cursor=cursor) as subscription:
+        subscription = await hub.enter(Principal(1, "s"), transport="sse", cursor=cursor)
+        try:
             while subscription.ended is None:
                 if not subscription.live:
                     async for found in hub.replay(subscription):
@@ -113,6 +114,8 @@ async def reading(hub: Hub, cursor: str | None = None) -> AsyncIterator[list[Any
                 ready.set()
                 await subscription.wait()
             got.append(subscription.ended.reason)
+        finally:
+            hub.leave(subscription)
 
     ready = asyncio.Event()
     task = asyncio.create_task(read())

@@ -1,16 +1,24 @@
 """Past a server's ``send()``: finished bytes to the transport, where the server is known well enough to allow it.
 
-What uvicorn does for each message of each connection before it writes (a coroutine, checks, frame objects, two copies)
-costs more than all the rest of a delivery, and comes to the same few bytes each time. So live events are framed here
-and written to the transport at once, under the conditions under which ``send()`` would have done just that. In any
-other case (the client does not keep up, has gone, or is being closed) the writers below write nothing and return
-False, and the caller takes the ordinary way; so it does with any server, version or middleware around ``send()`` that
-is not recognised, and with ``"DIRECT_WRITES": False``.
+What a server does for each message of each connection before it writes (a coroutine, checks, frame objects, copies; on
+daphne also two calls to epoll) costs more than all the rest of a delivery, and comes to the same few bytes each time.
+So live events are framed here and written at once, under the conditions under which ``send()`` would end up doing just
+that. In any other case (the client does not keep up, has gone, or is being closed) the writers below write nothing and
+return False, and the caller takes the ordinary way; so it does with any server, version or middleware around ``send()``
+that is not recognised, and with ``"DIRECT_WRITES": False``.
+
+=======  ===========================================  ==================================================
+server   event streams                                WebSockets
+=======  ===========================================  ==================================================
+uvicorn  httptools, an answer in chunks               ``websockets-sansio``, without compression
+daphne   an answer in chunks, without TLS             without compression and TLS
+=======  ===========================================  ==================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from .settings import conf
@@ -22,31 +30,25 @@ Writer = Callable[[bytes], bool]
 
 
 def body_writer(send: Callable[..., Awaitable[None]]) -> Writer | None:
-    """Return what writes pieces of the body of the answer that was begun by ``send``; None where that is not known.
-
-    Known is uvicorn with httptools, an answer in chunks (RFC 9112, section 7.1).
-    """
-    cycle = _bound_to(send, "uvicorn.protocols.http.httptools_impl", "RequestResponseCycle")
-    try:
-        if cycle is not None and cycle.response_started and cycle.chunked_encoding and cycle.scope["method"] == "GET":
-            return _body_writer(cycle, cycle.flow, cycle.transport.write)
-    except (AttributeError, LookupError):  # Another version.
-        pass
-    return None
+    """Return what writes pieces of the body of the answer that was begun by ``send``; None where that is not known."""
+    return _writer(
+        send,
+        {
+            "uvicorn.protocols.http.httptools_impl.RequestResponseCycle": _uvicorn_body,
+            "daphne.http_protocol.WebRequest": _daphne_body,
+        },
+    )
 
 
 def frame_writer(send: Callable[..., Awaitable[None]]) -> Writer | None:
-    """Return what writes whole frames of the WebSocket that was accepted by ``send``; None as above.
-
-    Known is uvicorn with ``websockets-sansio`` as its WebSocket implementation, without compression.
-    """
-    protocol = _bound_to(send, "uvicorn.protocols.websockets.websockets_sansio_impl", "WebSocketsSansIOProtocol")
-    try:
-        if protocol is not None and protocol.handshake_complete and not protocol.conn.extensions:
-            return _frame_writer(protocol, protocol.conn, protocol.writable, protocol.transport.write)
-    except AttributeError:  # Another version.
-        pass
-    return None
+    """Return what writes whole frames of the WebSocket that was accepted by ``send``; None where that is not known."""
+    return _writer(
+        send,
+        {
+            "uvicorn.protocols.websockets.websockets_sansio_impl.WebSocketsSansIOProtocol": _uvicorn_frames,
+            "daphne.ws_protocol.WebSocketProtocol": _daphne_frames,
+        },
+    )
 
 
 def text_frame(text: bytes) -> bytes:
@@ -59,40 +61,123 @@ def text_frame(text: bytes) -> bytes:
     return b"\x81\x7f%b%b" % (length.to_bytes(8, "big"), text)
 
 
-def _bound_to(send: Callable[..., Awaitable[None]], module: str, name: str) -> Any:
-    """Return the object whose method ``send`` is, if it is of exactly that class."""
-    owner = getattr(send, "__self__", None) if conf.direct_writes else None
-    kind = type(owner)
-    return owner if kind.__module__ == module and kind.__name__ == name else None
+def _chunk(piece: bytes) -> bytes:
+    """Return one chunk of a body (RFC 9112, section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
-def _body_writer(cycle: Any, flow: Any, write: Callable[[bytes], None]) -> Writer:
-    # Asked here, not at the first event: a version without one of these raises now, and is not taken.
-    flow.write_paused, cycle.disconnected, cycle.response_complete  # noqa: B018
+def _writer(send: Callable[..., Awaitable[None]], known: dict[str, Callable[[Any], Writer | None]]) -> Writer | None:
+    if not conf.direct_writes:
+        return None
+    # uvicorn's is a method of the connection, daphne's has it as its argument.
+    owner = getattr(send, "__self__", None)
+    if isinstance(send, partial) and getattr(send.func, "__qualname__", "") == "Server.handle_reply":
+        (owner,) = send.args
+    make = known.get(f"{type(owner).__module__}.{type(owner).__qualname__}")
+    try:
+        # An attribute that is missing is missed now, because each of them is asked for once: another version.
+        return None if make is None else make(owner)
+    except (AttributeError, LookupError):
+        return None
+
+
+def _uvicorn_body(cycle: Any) -> Writer | None:
+    if not cycle.response_started or not cycle.chunked_encoding or cycle.scope["method"] != "GET":
+        return None
+    flow, write = cycle.flow, cycle.transport.write
+
+    def may_write() -> bool:
+        return not (flow.write_paused or cycle.disconnected or cycle.response_complete)
 
     def write_body(piece: bytes) -> bool:
-        if flow.write_paused or cycle.disconnected or cycle.response_complete:
+        if not may_write():
             return False
-        write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        write(_chunk(piece))
         return True
 
+    may_write()
     return write_body
 
 
-def _frame_writer(protocol: Any, connection: Any, writable: Any, write: Callable[[bytes], None]) -> Writer:
-    open_state = connection.state  # The handshake is complete, nothing closed yet: OPEN.
-    writable.is_set(), protocol.disconnected, protocol.close_sent, connection.expect_continuation_frame
+def _uvicorn_frames(protocol: Any) -> Writer | None:
+    connection, writable, write = protocol.conn, protocol.writable, protocol.transport.write
+    if not protocol.handshake_complete or connection.extensions:
+        return None
+    opened = connection.state  # The handshake is complete, nothing closed yet: OPEN.
 
-    def write_frames(frames: bytes) -> bool:
-        if (
+    def may_write() -> bool:
+        return not (
             protocol.disconnected
             or protocol.close_sent
-            or connection.state is not open_state
+            or connection.state is not opened
             or connection.expect_continuation_frame
             or not writable.is_set()
-        ):
+        )
+
+    def write_frames(frames: bytes) -> bool:
+        if not may_write():
             return False
         write(frames)
         return True
 
+    may_write()
     return write_frames
+
+
+def _daphne_body(request: Any) -> Writer | None:
+    write = _socket_writer(request.channel.transport)
+    if write is None or request.method != b"GET":
+        return None
+
+    def may_write() -> bool:
+        return bool(request.chunked and request.startedWriting and not request.finished and not request._disconnected)
+
+    def write_body(piece: bytes) -> bool:
+        if not may_write() or not write(_chunk(piece)):
+            return False
+        request.sentLength += len(piece)
+        return True
+
+    may_write()
+    return write_body
+
+
+def _daphne_frames(protocol: Any) -> Writer | None:
+    write = _socket_writer(protocol.transport)
+    if write is None or protocol._perMessageCompress is not None:
+        return None
+    opened, ground = protocol.STATE_OPEN, protocol.SEND_STATE_GROUND
+
+    def may_write() -> bool:
+        return protocol.state == opened and protocol.send_state == ground and not protocol.send_queue
+
+    may_write()
+    return lambda frames: may_write() and write(frames)
+
+
+def _socket_writer(transport: Any) -> Writer | None:
+    """Return what writes to the socket of one of Twisted's TCP transports, while nothing waits before it."""
+    if f"{type(transport).__module__}.{type(transport).__qualname__}" != "twisted.internet.tcp.Server":
+        return None  # TLS, or a Unix socket.
+
+    def may_write() -> bool:
+        return bool(
+            transport.connected
+            and not transport.disconnecting
+            and not transport._writeDisconnected
+            and not transport.dataBuffer
+            and not transport._tempDataBuffer
+        )
+
+    def write(data: bytes) -> bool:
+        if not may_write():
+            return False
+        written = transport.writeSomeData(data)
+        if not isinstance(written, int) or written <= 0:
+            return False  # Full, or lost: what comes of it is the server's business.
+        if written < len(data):
+            transport.write(data[written:])
+        return True
+
+    may_write()
+    return write

@@ -1,11 +1,13 @@
-"""Finished bytes to uvicorn's transport: the bytes that its ``send()`` writes, and only when that writes at once."""
+"""Finished bytes to a server's transport: those that its ``send()`` writes, and only when that writes at once."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from typing import Any
+from typing import Any, Literal
 
+import httpx
 import pytest
 import uvicorn
 from django.test import override_settings
@@ -13,8 +15,10 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.asyncio.client import connect
 
 from notifications.direct import Writer, body_writer, frame_writer, text_frame
+from tests.servers import AsgiServer
 
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: site.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -212,3 +216,29 @@ async def test_compressed_socket_is_left_to_send() -> None:
     socket = Socket(deflate=True)
     assert await socket.open() is None
     socket.close()
+
+
+# --- Real servers
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_what_is_written_directly_comes_in_order_with_what_is_sent(kind: Literal["daphne", "uvicorn"]) -> None:
+    with AsgiServer(kind, app="tests.direct_app:application") as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=20) as client:
+            answer = (await client.get("/")).text
+        check_parts(answer)
+        async with asyncio.timeout(20), connect(f"{server.websocket_url}/", compression=None, max_size=None) as socket:
+            check_parts("".join([str(frame) async for frame in socket]))
+        assert server.log.count("Traceback") == 0
+
+
+def check_parts(answer: str) -> None:
+    parts, _, directly = answer.rpartition(",[")
+    numbers = [part.split(":")[0] for part in parts.split(",")]
+    assert numbers[0] == "first"
+    assert [number for number in numbers if number not in ("first", "again") and "x" not in number] == list("012345")
+    assert numbers[-1] == "x" * 8_000_000
+    written = json.loads(f"[{directly}")
+    assert written[0] and written[2] and written[4], "this version of the server is not recognised any more"
+    assert written[6], "what a socket does not take at once was not begun"

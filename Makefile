@@ -1,6 +1,7 @@
 # make run     the demo site on http://127.0.0.1:8000/ (PORT=… for another); needs only Python 3.11+
 # make test    all tests: SQLite, PostgreSQL, Redis, a real Chromium, and the newest Django where Python 3.12+ is found
-# make lint    ruff, mypy, migrations       make bench, make faults    the long runs       make clean
+# make lint    ruff, mypy, migrations       make clean
+# make bench, make faults    the long runs (ONLY="-k redis": a part of the faults)
 
 PORT ?= 8000
 PYTHON ?= $(shell .ci/find-python 3.11)
@@ -33,7 +34,7 @@ bench: .venv/test system-packages
 	.venv/bin/python -m benchmarks
 
 faults: .venv/test system-packages
-	FAULTS_TABLE=docs/guarantees.md FAULTS_QUIET=30 FAULTS_SLACK=1 .venv/bin/$(PYTEST) tests/faults tests/e2e -m faults
+	FAULTS_TABLE=docs/guarantees.md FAULTS_QUIET=30 FAULTS_SLACK=1 .venv/bin/$(PYTEST) tests/faults tests/e2e -m faults $(ONLY)
 
 lint: .venv/test migrations
 	.venv/bin/ruff check

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,6 +17,7 @@ __all__ = ["Row", "write"]
 #: Figures that depend on how busy the machine is may be this much worse where nobody measures (`make test`).
 SLACK = float(os.environ.get("FAULTS_SLACK", "4"))
 
+ROW = re.compile(r" \| (pass|\*\*FAIL\*\*) \|$")
 BEGIN, END = "<!-- measured by `make faults` -->", "<!-- end of what was measured -->"
 
 
@@ -66,23 +66,28 @@ class Row:
 
 
 def write(path: Path, rows: list[Row]) -> None:
-    """Put the table into the document, between its two marks."""
+    """Put the table into the document, between its two marks; rows that were not measured this time stay."""
+    text = path.read_text() if path.exists() else f"{BEGIN}\n{END}\n"
+    before, _, rest = text.partition(BEGIN)
+    measured, _, after = rest.partition(END)
+    table = {line.split(" | ")[0].removeprefix("| "): line for line in measured.splitlines() if ROW.search(line)}
+    today = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
+    for row in rows:
+        cells = [row.name, row.done, "; ".join(row.figures), today, "pass" if row.passed else "**FAIL**"]
+        cells = [re.sub(r"\s+", " ", cell).replace("|", "\\|") for cell in cells]
+        table[cells[0]] = "| " + " | ".join(cells) + " |"
     packages = ["Django", "channels", "daphne", "channels-redis", "redis", "uvicorn", "asgiref", "psycopg"]
     versions = [f"{name} {version(name)}" for name in packages]
     lines = [
         BEGIN,
         "",
-        f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, Linux {platform.release()}, "
+        f"Measured last {today} UTC, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, "
         f"Python {platform.python_version()}, {', '.join(versions)}.",
         "",
-        "| what happened | what was done | figures (and what was promised) | |",
-        "|---|---|---|---|",
+        "| what happened | what was done | figures (and what was promised) | measured (UTC) | |",
+        "|---|---|---|---|---|",
+        *(table[name] for name in sorted(table)),
     ]
-    for row in sorted(rows, key=lambda row: row.name):
-        cells = [row.name, row.done, "; ".join(row.figures), "pass" if row.passed else "**FAIL**"]
-        lines.append("| " + " | ".join(re.sub(r"\s+", " ", cell).replace("|", "\\|") for cell in cells) + " |")
-    lines += ["", f"{Counter(row.passed for row in rows)[True]} of {len(rows)} rows pass.", "", END]
-    text = path.read_text() if path.exists() else f"{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    passed = sum(line.endswith("| pass |") for line in table.values())
+    lines += ["", f"{passed} of {len(table)} rows pass.", "", END]
     path.write_text(before + "\n".join(lines) + after)

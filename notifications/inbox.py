@@ -38,6 +38,7 @@ from .kinds import mutable
 from .log import append, database
 from .models import Membership, Notification, Preference, ReadMark, Receipt
 from .publishing import check_url, notification_payload
+from .settings import conf
 
 __all__ = [
     "CAP",
@@ -390,8 +391,12 @@ class Inbox:
         return Page(self.rows(shown), shown[-1].pk if len(notifications) > limit else None)
 
     def kinds(self) -> list[str]:
-        """Return, sorted, the kinds among the newest notifications."""
-        return sorted(set(self.visible.order_by("-pk").values_list("kind", flat=True)[:RECENT]))
+        """Return, sorted, the kinds that the site declares and this person has not muted, and those of the newest rows.
+
+        Older rows are not searched for kinds that are not declared: that would cost more the longer the inbox is.
+        """
+        recent = self.visible.order_by("-pk").values_list("kind", flat=True)[:RECENT]
+        return sorted({*recent, *(conf.kinds.keys() - self.muted)})
 
     def rows(self, notifications: Sequence[Notification]) -> list[Row]:
         """Return the notifications as this person has them; one query."""

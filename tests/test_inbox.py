@@ -303,6 +303,16 @@ def test_page_by_kind(alice: User) -> None:
     assert inbox.Inbox(alice).kinds() == ["message", "order.shipped"]
 
 
+def test_kinds_are_those_that_the_site_declares_and_the_newest(
+    alice: User, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.NOTIFICATIONS = {"KINDS": {"order.shipped": {}, "account.security": {"mandatory": True}}}
+    monkeypatch.setattr(inbox, "RECENT", 1)
+    for kind in ("undeclared.old", "order.shipped", "undeclared.new"):
+        notify(alice, "hi", kind=kind)
+    assert inbox.Inbox(alice).kinds() == ["account.security", "order.shipped", "undeclared.new"]
+
+
 def test_page_takes_as_many_queries_for_many_rows_as_for_one(alice: User) -> None:
     notify(alice, "x", actor=alice, target=alice)
 

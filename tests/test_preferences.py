@@ -185,7 +185,7 @@ def test_muted_kind_is_in_no_list_and_in_no_count(alice: User, bob: User) -> Non
     assert titles(alice) == titles(alice, "unread") == ["kept"]
     assert titles(alice, "archived") == []
     assert inbox.counts(alice) == inbox.Counts(1, 1)
-    assert inbox.Inbox(alice).kinds() == ["message"]
+    assert inbox.Inbox(alice).kinds() == ["account.security", "message"]
     assert titles(bob) == ["shared", "muted", "kept"]
     assert inbox.counts(bob) == inbox.Counts(3, 3)
 

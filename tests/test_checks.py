@@ -246,8 +246,15 @@ def test_limits_that_do_not_fit_together(settings: Any, own: dict[str, Any], wor
 @pytest.mark.parametrize("layers", [{}, None])
 def test_layer_none_at_all(settings: Any, layers: dict[str, Any] | None) -> None:
     settings.CHANNEL_LAYERS = layers
-    assert ids() == ["W001"]
+    assert ids() == []
     assert ids(deploy=True) == ["W001"]
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+def test_layer_none_at_all_and_several_processes(settings: Any, monkeypatch: pytest.MonkeyPatch, deploy: bool) -> None:
+    settings.CHANNEL_LAYERS = {}
+    monkeypatch.setenv("WEB_CONCURRENCY", "4")
+    assert ids(deploy=deploy) == ["W002"]
 
 
 def test_layer_alias_missing(settings: Any) -> None:
@@ -397,10 +404,12 @@ def test_connections_that_are_kept_under_wsgi(databases: Callable[..., None], se
     ],
 )
 def test_sqlite_that_does_not_wait(
-    databases: Callable[..., None], tmp_path: Path, options: dict[str, str], words: list[str]
+    databases: Callable[..., None], settings: Any, tmp_path: Path, options: dict[str, str], words: list[str]
 ) -> None:
     databases(NAME=tmp_path / "site.sqlite3", OPTIONS=options)
-    message = only()
+    assert ids() == []
+    settings.CHANNEL_LAYERS = {"default": PUBSUB}
+    message = only(deploy=True)
     assert message.id == "notifications.W006"
     assert [word for word in ("IMMEDIATE", "WAL") if word in str(message.hint)] == words
 
@@ -557,13 +566,25 @@ def test_django_application_is_the_one_that_is_made_for_a_site() -> None:
     assert type(django_application) is type(get_asgi_application())
 
 
-def test_runserver_of_django(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["manage.py", "runserver"])
-    assert ids() == ["W009"]
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["runserver"], ["W009"]),
+        (["check"], ["W009"]),
+        (["check", "--tag", "compatibility"], ["W009"]),
+        (["check", "--deploy"], []),
+        (["migrate"], []),
+        ([], []),
+    ],
+)
+def test_runserver_of_django(monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: list[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["manage.py", *arguments])
+    assert ids() == expected
 
 
-def test_runserver_of_daphne(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["manage.py", "runserver"])
+@pytest.mark.parametrize("command", ["runserver", "check"])
+def test_runserver_of_daphne(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["manage.py", command])
     monkeypatch.setattr(server, "get_commands", lambda: {"runserver": "daphne"})
     assert ids() == []
 

@@ -31,9 +31,9 @@ def check_connections(**_: Any) -> list[CheckMessage]:
     ]
 
 
-@register(Tags.compatibility)
+@register(Tags.compatibility, deploy=True)
 def check_sqlite(**_: Any) -> list[CheckMessage]:
-    """SQLite as it has to be when several threads and processes write."""
+    """SQLite as it has to be when many write at once. One developer seldom does, and what fails then fails aloud."""
     from notifications.log import database
 
     alias = database()

@@ -40,14 +40,7 @@ def check_layer(**_: Any) -> list[CheckMessage]:
     layers = configured_layers()
     alias = layer_alias()
     if not layers:
-        return [
-            Warning(
-                "CHANNEL_LAYERS is not set: a layer in memory is used, which reaches one process only. Other processes "
-                "learn of an event from the database, about a second later.",
-                hint=f"For several processes: {EXAMPLE}. For one: the BACKEND {IN_MEMORY!r}.",
-                id="notifications.W001",
-            )
-        ]
+        return check_one_process()
     if alias not in layers:
         close = get_close_matches(alias, layers, n=1, cutoff=0.0)
         return [
@@ -76,9 +69,21 @@ def check_layer(**_: Any) -> list[CheckMessage]:
 
 @register(Tags.compatibility, deploy=True)
 def check_deployed_layer(**_: Any) -> list[CheckMessage]:
-    """A site that goes into production on the in-memory layer."""
-    layer = configured_layers().get(layer_alias())
-    if isinstance(layer, Mapping) and layer.get("BACKEND") == IN_MEMORY and count_processes(os.environ, sys.argv) <= 1:
+    """A site that goes into production on the in-memory layer, chosen or not."""
+    if count_processes(os.environ, sys.argv) > 1:
+        return []  # check_layer says more.
+    layers = configured_layers()
+    if not layers:
+        return [
+            Warning(
+                "CHANNEL_LAYERS is not set: a layer in memory is used, which reaches one process only. Other processes "
+                "learn of an event from the database, about a second later.",
+                hint=f"For several processes: {EXAMPLE}. For one: the BACKEND {IN_MEMORY!r}.",
+                id="notifications.W001",
+            )
+        ]
+    layer = layers.get(layer_alias())
+    if isinstance(layer, Mapping) and layer.get("BACKEND") == IN_MEMORY:
         return [
             Warning(
                 "The in-memory channel layer reaches one process only. From any other (a second server process, a "

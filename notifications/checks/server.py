@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import isfunction, ismethod
 from types import ModuleType
 from typing import Any
@@ -66,15 +66,26 @@ def check_asgi(**_: Any) -> list[CheckMessage]:
                 id="notifications.W007",
             )
         )
-    if sys.argv[1:2] == ["runserver"] and get_commands()["runserver"] in DJANGO_RUNSERVERS:
+    if asked_about_runserver(sys.argv) and get_commands()["runserver"] in DJANGO_RUNSERVERS:
         messages.append(
             Warning(
-                "This runserver serves WSGI: there are neither event streams nor WebSockets, and browsers poll.",
-                hint='Put "daphne" first in INSTALLED_APPS, or run an ASGI server instead of runserver.',
+                "runserver serves WSGI, although ASGI_APPLICATION is set: there are neither event streams nor "
+                "WebSockets, and browsers poll.",
+                hint=(
+                    'Put "daphne" first in INSTALLED_APPS, or run an ASGI server instead of runserver and silence this.'
+                ),
                 id="notifications.W009",
             )
         )
     return messages
+
+
+def asked_about_runserver(arguments: Sequence[str]) -> bool:
+    """Return whether a command line is that of ``runserver``, or of a check of the site as it is developed.
+
+    Any other command, and a deployment, has nothing to do with ``runserver``.
+    """
+    return arguments[1:2] == ["runserver"] or (arguments[1:2] == ["check"] and "--deploy" not in arguments)
 
 
 def streams() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -12,6 +13,8 @@ from typing import Any
 from django.db import connections
 
 __all__ = ["DatabaseThreads"]
+
+logger = logging.getLogger("notifications")
 
 #: Seconds that a connection is kept for what may come next: in a storm of clients, opening one costs more than asking.
 KEEP = 0.5
@@ -61,10 +64,10 @@ class DatabaseThreads(Executor):
             try:
                 job = self._jobs.get(timeout=KEEP)
             except Empty:
-                connections.close_all()
+                _close_connections()
                 job = self._jobs.get()
             if job is None:
-                connections.close_all()
+                _close_connections()
                 return
             self._run(*job)
             del job  # What it was asked, and the answer, are not this thread's to keep until the next.
@@ -75,8 +78,8 @@ class DatabaseThreads(Executor):
             try:
                 result = function()
             except BaseException as error:
-                connections.close_all()
                 failure = error
+                _close_connections()
         with self._lock:
             # Before the answer is known: who asks again at once needs no second thread.
             self._unfinished -= 1
@@ -84,3 +87,10 @@ class DatabaseThreads(Executor):
             future.set_exception(failure)
         elif wanted:
             future.set_result(result)
+
+
+def _close_connections() -> None:
+    try:
+        connections.close_all()
+    except Exception:  # It must not end the thread, and with it whoever waits for an answer: Django forgets it anyway.
+        logger.exception("a database connection could not be closed")

@@ -81,6 +81,32 @@ def test_connection_is_closed_after_an_error(pool: DatabaseThreads) -> None:
     assert not pool.submit(is_open).result(5)
 
 
+@pytest.mark.parametrize("when", ["after an error", "when idle"])
+def test_connection_that_can_not_be_closed_ends_no_thread(
+    when: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, failed = DatabaseThreads(1), threading.Event()
+
+    def failing() -> None:
+        failed.set()
+        raise RuntimeError("already closed")
+
+    def work() -> None:
+        if when == "after an error":
+            raise ValueError("the work's own")
+
+    monkeypatch.setattr(threads, "KEEP", 0.05)
+    monkeypatch.setattr(connections, "close_all", failing)
+    done = pool.submit(work)
+    assert failed.wait(5)
+    error = done.exception(5)
+    assert str(error) == ("the work's own" if when == "after an error" else "None")
+    assert pool.submit(int).result(5) == 0
+    assert pool._unfinished == 0
+    pool.shutdown()
+    assert "could not be closed" in caplog.text
+
+
 def test_shutdown_ends_the_threads_and_refuses_more(pool: DatabaseThreads) -> None:
     pool.submit(ask).result(5)
     (thread,) = pool._threads

@@ -43,6 +43,7 @@ __all__ = [
     "ring",
     "ring_recheck",
     "send",
+    "shard_of",
 ]
 
 logger = logging.getLogger("notifications")
@@ -139,15 +140,23 @@ def group_name(topic: str) -> str:
 def host_of(topic: str) -> int:
     """Return on which Redis host of a pub/sub layer a topic's group is: an index of its ``hosts``.
 
-    0 where there is one, or the layer spreads its work in a way of its own. Call it on the loop that uses the layer.
+    0 where there is one, or the layer does not tell (see :func:`shard_of`). Call it on the loop that uses the layer.
     """
-    layer = channel_layer()
-    if not hasattr(layer, "_get_layer"):
-        return 0
-    inner = layer._get_layer()
-    if len(inner._shards) == 1:
-        return 0
-    return int(inner._shards.index(inner._get_shard(inner._get_group_channel_name(group_name(topic)))))
+    return shard_of(topic) or 0
+
+
+def shard_of(topic: str) -> int | None:
+    """As :func:`host_of`, and None if the layer is not there, or spreads its work in a way of its own."""
+    try:
+        layer = channel_layer()
+        if not hasattr(layer, "_get_layer"):
+            return None
+        inner = layer._get_layer()
+        if len(inner._shards) == 1:
+            return 0
+        return int(inner._shards.index(inner._get_shard(inner._get_group_channel_name(group_name(topic)))))
+    except Exception:  # Whatever is wrong with the layer is told when it is used; and all this is private to it.
+        return None
 
 
 async def send(topic: str, message: dict[str, Any], *, probing: bool = False) -> None:
@@ -247,7 +256,7 @@ class Doorbell:
                 topic, message = self._queue.popleft()
             try:
                 await send(topic, message)
-            except LayerUnavailable as error:
+            except Exception as error:  # Whatever it is, the rest of the queue must not wait for ever.
                 self.lost += 1
                 if not failed and not breakers[host_of(topic)].is_open:
                     logger.warning("%s; browsers learn of it by the safety poll", error)

@@ -13,6 +13,7 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from channels.layers import InMemoryChannelLayer
@@ -31,6 +32,8 @@ PROBE_TIMEOUT = 2.0
 RETRY_INTERVAL = 1.0
 #: What a busy process subscribes to at least, one after the other, when its connection is made anew.
 SUBSCRIPTIONS_PER_SECOND = 1000
+#: Enough to meet every host by chance; more would be a search for a host that no name is on.
+NAMES_TRIED = 2000
 
 
 class Link:
@@ -51,16 +54,22 @@ class Link:
 
     @staticmethod
     def hosts() -> int:
-        """Return among how many Redis hosts the layer spreads its groups; 0: the in-memory layer."""
-        layer = doorbell.channel_layer()
-        if isinstance(layer, InMemoryChannelLayer):
-            return 0
-        return len(getattr(layer, "_shards", None) or getattr(layer, "hosts", None) or [None])
+        """Return among how many Redis hosts the layer spreads its groups; 0: the in-memory layer.
+
+        1 where it does not tell, or is not there: then that is one link, and it is away.
+        """
+        try:
+            layer = doorbell.channel_layer()
+            if isinstance(layer, InMemoryChannelLayer):
+                return 0
+            return len(getattr(layer, "_shards", None) or getattr(layer, "hosts", None) or [None])
+        except Exception:
+            return 1
 
     @classmethod
     def links(cls) -> int:
-        """Return how many links there are, each to a host; the core layer with several hosts counts as one."""
-        return cls.hosts() if hasattr(doorbell.channel_layer(), "_get_layer") else 1
+        """Return how many links there are, each to a host; 1 if the layer (the core layer) tells no hosts apart."""
+        return 1 if doorbell.shard_of("") is None else cls.hosts()
 
     @property
     def up(self) -> bool:
@@ -138,11 +147,8 @@ class Link:
     async def _probe(self, host: int, alive: Callable[[int], Awaitable[None]]) -> None:
         # The core layer's groups are on any of its hosts: enough names reach each.
         wanted = 1 if self.hosts() <= self.links() else self.hosts() * 4
-        topics: list[str] = []
-        while len(topics) < wanted:
-            topic = f"probe:{secrets.token_hex(8)}"
-            if doorbell.host_of(topic) == host:
-                topics.append(topic)
+        names = (f"probe:{secrets.token_hex(8)}" for _ in range(NAMES_TRIED))
+        topics = list(islice((name for name in names if doorbell.host_of(name) == host), wanted))
         missed, joined, relink = 0, False, False
         while True:
             try:
@@ -211,10 +217,9 @@ class Link:
 
     async def _relink(self, host: int) -> None:
         """Make a pub/sub layer's connections to a host anew, keeping everybody's subscriptions, the site's too."""
-        layer = doorbell.channel_layer()
-        if not hasattr(layer, "_get_layer"):  # The core layer finds its way back; its groups are joined again.
+        if doorbell.shard_of("") is None:  # The core layer finds its way back; its groups are joined again.
             return
-        inner = layer._get_layer()
+        inner = doorbell.channel_layer()._get_layer()
         shard = inner._shards[host]
         names = [name for name in (*inner.channels, *inner.groups) if inner._get_shard(name) is shard]
         async with asyncio.timeout(PROBE_TIMEOUT + len(names) / SUBSCRIPTIONS_PER_SECOND):

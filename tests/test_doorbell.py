@@ -118,6 +118,54 @@ def test_channel_layer_that_is_not_there_is_unavailable() -> None:
         doorbell.channel_layer()
 
 
+class Unknown:
+    """A pub/sub layer that is made in another way inside."""
+
+    def __init__(self, *hosts: str) -> None:
+        self._shards = hosts
+
+    def _get_layer(self) -> Any:
+        return self
+
+    def _get_shard(self, name: str) -> Any:
+        raise TypeError("made in another way")
+
+
+def unavailable() -> Any:
+    raise LayerUnavailable("no layer of that name")
+
+
+BROKEN = {"misnamed": unavailable, "made in another way": lambda: Unknown("one", "two"), "empty": object}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_host_of_a_layer_that_does_not_tell_is_the_first(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorbell, "channel_layer", BROKEN[broken])
+    assert doorbell.host_of("everyone") == 0
+    assert doorbell.shard_of("everyone") is None
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+async def test_queue_is_emptied_whatever_is_wrong_with_the_layer(
+    broken: str, bell: Doorbell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorbell, "channel_layer", BROKEN[broken])
+    doorbell.attach(asyncio.get_running_loop())
+    doorbell.ring(hints(1, 2, 3))
+    assert await asyncio.to_thread(doorbell.flush, 10)
+    assert bell.lost == 3
+    doorbell.detach(asyncio.get_running_loop())
+
+
+async def test_queue_is_emptied_after_a_mistake(bell: Doorbell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorbell, "send", mock.AsyncMock(side_effect=ZeroDivisionError))
+    doorbell.attach(asyncio.get_running_loop())
+    doorbell.ring(hints(1, 2))
+    assert await asyncio.to_thread(doorbell.flush, 10)
+    assert bell.lost == 2
+    doorbell.detach(asyncio.get_running_loop())
+
+
 # --- Ringing, from anywhere
 
 

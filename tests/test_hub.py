@@ -24,7 +24,7 @@ from notifications.access import Access, Principal
 from notifications.doorbell import Hint
 from notifications.hub import HubFull, NotAuthorized
 from notifications.stream import open_stream
-from tests.fakes import PATIENCE, TOPIC, Reading, Stage, eventually
+from tests.fakes import PATIENCE, TOPIC, FakeLayer, Reading, Stage, eventually
 
 
 def patched(**values: float) -> ExitStack:
@@ -638,6 +638,57 @@ async def test_stream_begins_without_the_layer(stage: Stage, conf: dict[str, Any
         async with stage.live() as reading:
             stage.log.append(TOPIC)
             assert await reading.numbers(1) == [1]
+
+
+class Unknown:
+    """A pub/sub layer of two hosts, which is made in another way inside."""
+
+    def __init__(self, layer: FakeLayer) -> None:
+        self._layer = layer
+        self._shards = ["one", "two"]
+
+    def _get_layer(self) -> Any:
+        return self
+
+    def _get_shard(self, name: str) -> Any:
+        raise TypeError("made in another way")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+
+async def test_stream_begins_without_a_layer_of_the_name(
+    stage: Stage, conf: dict[str, Any], changes: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable() -> Any:
+        raise doorbell.LayerUnavailable("no layer of that name")
+
+    conf["SAFETY_INTERVAL"] = 0.05
+    monkeypatch.setattr(doorbell, "channel_layer", unavailable)
+    with patched(**QUICK):
+        async with stage.live() as reading:
+            assert not stage.hub.topics[TOPIC].confirmed
+            assert await stage.hub.link.join([TOPIC], anyway=True) == set()
+            stage.log.append(TOPIC)
+            assert await reading.numbers(1) == [1]
+        assert stage.hub.restarts == 0
+        assert changes == [False]
+
+
+async def test_stream_is_live_on_a_layer_that_tells_no_hosts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Unknown(stage.layer)
+    monkeypatch.setattr(doorbell, "channel_layer", lambda: layer)
+    with patched(**QUICK):
+        async with stage.live() as reading:
+            assert (stage.hub.link.hosts(), stage.hub.link.links()) == (2, 1)
+            await stage.ring(*stage.log.append(TOPIC))
+            assert await reading.numbers(1) == [1]
+            # Lost, and found again without what only the layer knows.
+            stage.layer.pass_on = lambda message: []
+            await eventually(lambda: not stage.hub.link.up)
+            stage.layer.pass_on = lambda message: [message]
+            await eventually(lambda: stage.hub.link.up)
+        assert stage.hub.restarts == 0
 
 
 @pytest.fixture

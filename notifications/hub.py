@@ -380,8 +380,12 @@ class Hub:
     async def _on_alive(self, host: int) -> None:
         now = self.loop.time()
         due = now >= self._rejoin_at.setdefault(host, now + REJOIN_INTERVAL)
-        if due or host in self.link.away or any(s.known and not s.confirmed for s in self.topics.values()):
+        if due or host in self.link.away or self._unconfirmed(host):
             await self._rejoin(host)
+
+    def _unconfirmed(self, host: int) -> bool:
+        # Of this host only: while another is away, all of its topics are unconfirmed.
+        return any(s.known and not s.confirmed and doorbell.host_of(s.name) == host for s in self.topics.values())
 
     async def _rejoin(self, host: int) -> None:
         """Join all topics of a host again (the layer forgets groups by age, or by a failover); see what was missed."""

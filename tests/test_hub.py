@@ -691,6 +691,22 @@ async def test_stream_is_live_on_a_layer_that_tells_no_hosts(stage: Stage, monke
         assert stage.hub.restarts == 0
 
 
+async def test_host_that_is_away_lets_the_others_join_nothing_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorbell, "host_of", lambda topic: int(topic == "lost"))
+    async with stage.open("kept", "lost"):
+        stage.hub.link.set_up(False, host=1)
+        assert not stage.hub.topics["lost"].confirmed
+        before = len(stage.layer.adds)
+        for _ in range(3):
+            await stage.hub._on_alive(0)
+        assert len(stage.layer.adds) == before
+        stage.hub.topics["kept"].confirmed = False
+        await stage.hub._on_alive(0)
+        assert stage.hub.topics["kept"].confirmed and not stage.hub.topics["lost"].confirmed
+
+
 @pytest.fixture
 def changes() -> Iterator[list[bool]]:
     """What ``hub_changed`` told."""

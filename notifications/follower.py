@@ -130,7 +130,9 @@ class Follower:
             return
         while state.seen < head.seq and state.epoch == head.epoch:
             events = await self.events_after(state, state.seen)
-            fresh = [event for event in events if event.seq > state.seen and event.mark.epoch == state.epoch]
+            if events is None:
+                return  # Somebody else looked meanwhile, and went on from where the log stood then.
+            fresh = [event for event in events if event.seq > state.seen]
             if not fresh or fresh[0].seq != state.seen + 1:
                 if state.seen >= head.seq or (events and not fresh):
                     continue  # Somebody else brought them meanwhile.
@@ -140,16 +142,21 @@ class Follower:
             for event in fresh:
                 self._hand_out(event)
 
-    async def events_after(self, state: TopicState, seq: int) -> list[LiveEvent]:
-        """Return the next events of a topic, from memory if they are recent; one read serves all who ask for them."""
+    async def events_after(self, state: TopicState, seq: int) -> list[LiveEvent] | None:
+        """Return the next events of a topic, from memory if they are recent; one read serves all who ask for them.
+
+        None if the topic began a new life meanwhile: what was read may be of the old one.
+        """
         if seq < state.seen and state.recent and state.recent[0].seq <= seq + 1:
             return [event for event in state.recent if event.seq > seq]
-        key = (state.name, seq)
+        life, key = state.recent, (state.name, seq)
         task = self._reads.get(key)
         if task is None:
             task = self._reads[key] = self._spawn(self._read(state, seq), "read")
             task.add_done_callback(partial(self._read_done, key))
-        return await asyncio.shield(task)
+        events = await asyncio.shield(task)
+        # Compared here, without an await before the events are used: it can happen after they were read, too.
+        return events if state.recent is life else None
 
     def _hand_out(self, event: LiveEvent) -> None:
         """The next event of its topic, to everybody who reads it. Can not stall: nobody is waited for."""
@@ -192,7 +199,9 @@ class Follower:
         """Go on from where the log stands, and let every connection find out what that means for it."""
         state.id, state.epoch, state.seen, state.seen_at = head.id, head.epoch, head.seq, self._loop.time()
         state.hinted = 0
-        state.recent.clear()
+        state.recent = []  # Another one, by which those who are reading see that this is another life.
+        for key in [key for key in self._reads if key[0] == state.name]:
+            del self._reads[key]
         for subscription in tuple(state.subscriptions):
             subscription.fall_back()
 
@@ -236,7 +245,8 @@ class Follower:
         return [LiveEvent(state, seq, log_envelope(state.name, seq, type, payload)) for seq, type, payload in rows]
 
     def _read_done(self, key: tuple[str, int], task: asyncio.Task[list[LiveEvent]]) -> None:
-        self._reads.pop(key, None)
+        if self._reads.get(key) is task:
+            del self._reads[key]
         if not task.cancelled():
             task.exception()  # Those who asked may all be gone.
 

@@ -299,10 +299,13 @@ class Hub:
             # To fetch the inbox is less work for everybody, and all that a person would look at.
             subscription.marks[state] = state.here()
             return [(state, "floor")]
-        events = [event for event in await self.follower.events_after(state, mark.seq) if event.seq <= state.seen]
-        if not events or events[0].seq != mark.seq + 1 or events[0].mark.epoch != state.epoch:
-            if subscription.marks[state].seq >= state.seen or (events and events[0].mark.epoch != state.epoch):
-                return []  # A new epoch came in while we read; look again.
+        read = await self.follower.events_after(state, mark.seq)
+        if read is None:  # A new epoch came in while we read; look again.
+            return []
+        events = [event for event in read if event.seq <= state.seen]
+        if not events or events[0].seq != mark.seq + 1:
+            if subscription.marks[state].seq >= state.seen:
+                return []
             subscription.marks[state] = state.here()
             return [(state, "floor")]
         subscription.marks[state] = events[-1].mark

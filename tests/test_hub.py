@@ -289,6 +289,36 @@ async def test_hint_of_an_old_epoch_is_no_reset(stage: Stage) -> None:
         assert await reading.numbers(1) == [4]
 
 
+async def test_event_of_an_old_life_is_not_handed_out_in_the_new_one(stage: Stage) -> None:
+    stage.log.append(TOPIC)
+    async with stage.live() as reading:
+        gate = stage.log.gates["read"] = asyncio.Event()
+        *_, last = stage.log.append(TOPIC, 4)
+        await stage.ring(last._replace(events=()))
+        await eventually(lambda: stage.log.calls["read"])  # Answered later, with what there was.
+        topic = stage.log.topics[TOPIC]
+        topic.epoch, topic.head, topic.events = "bb", 1, topic.events[:1]
+        await stage.hub.follower.check([stage.hub.topics[TOPIC]])
+        gate.set()
+        assert await reading.next() == ("reset", {"topic": TOPIC, "reason": "epoch"})
+        await stage.ring(*stage.log.append(TOPIC))
+        assert await reading.numbers(1) == [2]
+        assert reading.cursor == "1.1-bb-2"
+
+
+async def test_replay_of_an_old_life_is_not_handed_out_in_the_new_one(stage: Stage) -> None:
+    stage.log.append(TOPIC, 6)
+    gate = stage.log.gates["read"] = asyncio.Event()
+    async with stage.open(cursor="1.1-aa-2") as reading:
+        following = asyncio.ensure_future(reading.next())
+        await eventually(lambda: stage.log.calls["read"])
+        stage.log.topics[TOPIC].epoch = "bb"
+        await stage.hub.follower.check([stage.hub.topics[TOPIC]])
+        gate.set()
+        assert await following == ("reset", {"topic": TOPIC, "reason": "epoch"})
+        assert reading.cursor == "1.1-bb-6"
+
+
 async def test_restored_dump_is_one_reset(stage: Stage, conf: dict[str, Any]) -> None:
     conf["SAFETY_INTERVAL"] = 0.05
     stage.log.append(TOPIC, 10)

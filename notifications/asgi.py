@@ -28,7 +28,8 @@ def wrap(application: Application) -> Application:
 
     # Django itself knows neither WebSockets nor lifespan; what else is wrapped (a router) may.
     only_http = isinstance(application, ASGIHandler)
-    passed_on = StreamHandover(application, Admission() if only_http else None)
+    # A class of the site's own may treat requests in a way of its own, and must be asked about this one, too.
+    passed_on = StreamHandover(application, Admission() if type(application) is ASGIHandler else None)
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" and (only_http or scope["path"] == conf.socket_path):

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 from django.core.asgi import get_asgi_application
+from django.core.handlers.asgi import ASGIHandler
+from django.http import HttpRequest, HttpResponse
 
 from notifications.asgi import wrap
+from tests.clients import InProcess
 
 
 async def call(application: Any, scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, Any]]:
@@ -57,3 +60,15 @@ async def test_our_websocket_is_not_handed_on(settings: Any) -> None:
     settings.NOTIFICATIONS = {"SOCKET_PATH": "/live/"}
     said = await call(wrap(router), {"type": "websocket", "path": "/live/"}, {"type": "websocket.connect"})
     assert said == [{"type": "websocket.close", "code": 4403}]  # It has no Origin.
+
+
+class Guarded(ASGIHandler):
+    """A site's own, which answers by itself."""
+
+    async def get_response_async(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse("not from here", status=451)
+
+
+async def test_application_of_a_class_of_the_site_s_own_is_asked_about_the_stream(serving: Any) -> None:
+    async with InProcess(wrap(Guarded())).get("/notifications/stream/", {}) as response:
+        assert response.status == 451

@@ -12,10 +12,11 @@ __all__ = ["CONTENT_TYPE", "HEADERS", "encode_event"]
 
 CONTENT_TYPE = "text/event-stream"
 
-#: Headers that bring a stream unharmed through GZipMiddleware (which skips encoded answers), caches and nginx.
+#: Headers that bring a stream unharmed through GZipMiddleware (which skips encoded answers), caches and nginx. There is
+#: one word for each cache that looks at no other: what it would keep is the empty answer of the view.
 HEADERS = {
     "Content-Encoding": "identity",
-    "Cache-Control": "no-cache, no-transform",
+    "Cache-Control": "private, no-cache, no-store, no-transform",
     "X-Accel-Buffering": "no",
 }
 

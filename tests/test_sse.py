@@ -92,6 +92,6 @@ def test_headers_pass_gzip_caches_and_nginx() -> None:
     assert CONTENT_TYPE == "text/event-stream"
     assert HEADERS == {
         "Content-Encoding": "identity",
-        "Cache-Control": "no-cache, no-transform",
+        "Cache-Control": "private, no-cache, no-store, no-transform",
         "X-Accel-Buffering": "no",
     }

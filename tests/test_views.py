@@ -56,7 +56,7 @@ async def test_stream_has_the_headers_of_one(browser: Browser) -> None:
         assert response.status == 200
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["content-encoding"] == "identity"
-        assert response.headers["cache-control"] == "no-cache, no-transform"
+        assert response.headers["cache-control"] == "private, no-cache, no-store, no-transform"
         assert response.headers["x-accel-buffering"] == "no"
         # Django's own middleware has had its say.
         assert response.headers["x-content-type-options"] == "nosniff"

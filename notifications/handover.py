@@ -176,52 +176,60 @@ async def _write_stream(handover: Handover, receive: Receive, send: Send) -> Non
     task = asyncio.current_task()
     assert task is not None
     gone = asyncio.create_task(_disconnected(receive, task))
+    refusal = 503, UNOPENED
     try:
-        if handover.principal is None:
-            handover.principal = await current_hub().identify(handover.session or "")
-        if handover.principal is None:
-            raise NotAuthorized
-        async with open_stream(handover.principal, transport="sse", cursor=handover.cursor) as (subscription, frames):
-            assert handover.start is not None
-            await send(_without_length(handover.start))
-            handover.start = None
-            output = Output(send, subscription)
-            patience = conf.slow_seconds
-            async with aclosing(frames) as batches:  # type: ignore[type-var]
-                async for batch in batches:
-                    async with asyncio.timeout(patience):
-                        await output.write(batch)
-                    del batch  # Nothing that was sent stays in memory until the next.
-    except (NotAuthorized, HubFull, AccessUnknown, TimeoutError) as error:
-        if handover.start is not None:
-            if not isinstance(error, NotAuthorized | HubFull):
-                logger.warning("a stream of user %s could not be opened: %r", handover.principal.user, error)
-            return await _refuse(send, handover.start, error)
-        logger.info("a client of user %s does not read; its stream is ended", handover.principal.user)
-    except OSError as error:
-        # The client has gone, as a rule. If it was something else, the end of the stream below tells it.
-        logger.debug("a stream was cut off: %r", error)
-        if handover.start is not None:
-            return await _refuse(send, handover.start, None)
+        try:
+            if handover.principal is None:
+                handover.principal = await current_hub().identify(handover.session or "")
+            if handover.principal is None:
+                raise NotAuthorized
+            opening = open_stream(handover.principal, transport="sse", cursor=handover.cursor)
+            async with opening as (subscription, frames):
+                assert handover.start is not None
+                await send(_without_length(handover.start))
+                handover.start = None
+                output = Output(send, subscription)
+                patience = conf.slow_seconds
+                async with aclosing(frames) as batches:  # type: ignore[type-var]
+                    async for batch in batches:
+                        async with asyncio.timeout(patience):
+                            await output.write(batch)
+                        del batch  # Nothing that was sent stays in memory until the next.
+        except NotAuthorized:
+            refusal = 401, "Log in to receive notifications."
+        except HubFull:
+            refusal = 503, "This server has as many streams as it may; come back soon."
+        except (AccessUnknown, TimeoutError) as error:
+            if handover.start is not None:
+                logger.warning("a stream %s could not be opened: %r", _whose(handover), error)
+            else:
+                logger.info("a client %s does not read; its stream is ended", _whose(handover))
+        except OSError as error:
+            # The client has gone, as a rule. If it was something else, the end of the stream below tells it.
+            logger.debug("a stream was cut off: %r", error)
+        except Exception:
+            logger.exception("a stream failed; its client is asked to return")
+        if _client_left(gone):
+            task.uncancel()
+        elif handover.start is not None:
+            await _refuse(send, handover.start, *refusal)
+        else:
+            async with asyncio.timeout(1.0):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
     except asyncio.CancelledError:
         if not _client_left(gone):
             raise
         task.uncancel()
-        return
-    except Exception:
-        logger.exception("a stream failed; its client is asked to return")
-        if handover.start is not None:
-            return await _refuse(send, handover.start, None)
-    finally:
-        gone.cancel()
-    if _client_left(gone):
-        task.uncancel()
-        return
-    try:
-        async with asyncio.timeout(1.0):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
     except OSError:  # It has gone, or (TimeoutError) does not read.
         pass
+    finally:
+        gone.cancel()
+
+
+def _whose(handover: Handover) -> str:
+    if handover.principal is None:  # Who it is could not be told.
+        return "of a session"
+    return f"of user {handover.principal.user}"
 
 
 async def _disconnected(receive: Receive, task: asyncio.Task[Any]) -> None:
@@ -235,14 +243,8 @@ def _client_left(gone: asyncio.Task[None]) -> bool:
     return gone.done() and not gone.cancelled()
 
 
-async def _refuse(send: Send, start: Message, error: Exception | None) -> None:
+async def _refuse(send: Send, start: Message, status: int, sentence: str) -> None:
     """Answer instead of streaming, as the view would have: it could not know, or it is not so any more."""
-    status, sentence = 503, UNOPENED
-    match error:
-        case NotAuthorized():
-            status, sentence = 401, "Log in to receive notifications."
-        case HubFull():
-            sentence = "This server has as many streams as it may; come back soon."
     headers = [(name, value) for name, value in start.get("headers", ()) if name.lower() not in OF_A_STREAM]
     headers += [(b"Content-Type", b"application/json"), (b"Cache-Control", b"private, no-store")]
     if status == 503:

@@ -13,6 +13,7 @@ import pytest
 from notifications import stream
 from notifications.access import Access, Principal
 from notifications.handover import SCOPE_KEY, Receive, Scope, Send, StreamHandover
+from notifications.hub import AccessUnknown
 from notifications.signals import stream_closed
 from tests.clients import Call
 from tests.fakes import TOPIC, Stage, eventually
@@ -259,6 +260,23 @@ async def test_client_that_goes_while_it_does_not_read(stage: Stage) -> None:
     assert not stage.hub.subscriptions
 
 
+async def test_client_that_goes_while_it_is_refused(stage: Stage) -> None:
+    stage.start()
+    answer = called(View(Principal("nobody")))
+    answer.call._send = blocked = Blocked()  # type: ignore[method-assign]
+    await eventually(lambda: blocked.messages)
+    await answer.call.end("http.disconnect")
+    assert [message["status"] for message in blocked.messages] == [401]
+
+
+async def test_connection_that_is_cut_off_while_it_is_refused(stage: Stage) -> None:
+    stage.start()
+    answer = called(View(Principal("nobody")))
+    answer.call._send = mock.AsyncMock(side_effect=OSError("connection lost"))  # type: ignore[method-assign]
+    async with asyncio.timeout(20):
+        await answer.call.task
+
+
 class Blocked:
     """A ``send`` whose client does not read."""
 
@@ -404,6 +422,22 @@ async def test_rights_that_can_not_be_told_refuse(stage: Stage, caplog: pytest.L
     stage.log.access[principal] = Access(())
     await expect_not_full(called(View(principal)))
     assert "a stream failed" not in caplog.text  # What the site's function raised is in the log already.
+
+
+@pytest.mark.parametrize("error", [TimeoutError("too slow"), AccessUnknown("the site's own function")])
+async def test_session_that_can_not_be_looked_up_refuses(
+    stage: Stage, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    stage.start()
+    stage.log.fails["identify"] = error
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[SCOPE_KEY].session = "a session's key"
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    await expect_not_full(called(application))
+    assert f"a stream of a session could not be opened: {error!r}" in caplog.text
 
 
 async def expect_not_full(answer: Stream) -> None:

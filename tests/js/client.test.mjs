@@ -41,6 +41,15 @@ const accept = async (tab) => {
 const notes = (tab) => tab.heard.filter(({ type }) => type === "notification").map(({ data }) => data.seq);
 const connections = (...tabs) => tabs.map((tab) => tab.attempts.filter(({ closed }) => !closed).length);
 
+test("a tab that catches up says for whom it was made", async () => {
+  const leader = await open();
+  await accept(leader);
+  send(leader, "notification", "c1", note(1));
+  const other = await open({ cursor: "long ago" });
+  await clock.advance(1000);
+  assert.deepEqual(other.requests.map(({ url }) => url.searchParams.get("user")), ["u"]);
+});
+
 test("each event reaches the client, its document and its kind, once", async () => {
   const tab = await open();
   const log = [];

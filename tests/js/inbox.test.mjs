@@ -354,7 +354,56 @@ test("a page that can not be loaded says so", async () => {
 
 test("asks for the view, and follows next as it is", async () => {
   await inbox.load({ status: "unread", kind: "order.shipped" });
-  assert.equal(tab.requests.at(-1).url.search, "?status=unread&kind=order.shipped&format=json");
+  assert.equal(tab.requests.at(-1).url.search, "?status=unread&kind=order.shipped&format=json&user=u");
   await inbox.load({ next: "/notifications/?before=7" });
-  assert.equal(tab.requests.at(-1).url.search, "?before=7&format=json");
+  assert.equal(tab.requests.at(-1).url.search, "?before=7&format=json&user=u");
+});
+
+test("each request says for whom the page was made, where it knows", async () => {
+  await inbox.load();
+  inbox.act("read", [1]);
+  inbox.readAll();
+  await settle();
+  assert.deepEqual(tab.requests.map(({ url }) => url.searchParams.get("user")), ["u", "u", "u"]);
+  [client, tab, inbox] = open({ user: undefined });
+  await inbox.load();
+  assert.equal(tab.requests.at(-1).url.searchParams.get("user"), null);
+});
+
+test("logged out: what was done is kept, and sent when this person is back", async () => {
+  serve([row(1)]);
+  await inbox.load();
+  verdict = () => json({}, { status: 401 });
+  const rejected = [];
+  inbox.addEventListener("rejected", ({ detail }) => rejected.push(detail));
+  inbox.act("archive", [1]);
+  await clock.advance(60_000);
+  assert.deepEqual([posts.length, inbox.pending, rejected], [1, 1, []]);
+  verdict = () => json({ unread: 2, unseen: 2 });
+  say("ready", { unread: null });
+  await settle();
+  assert.deepEqual([posts.length, inbox.pending, inbox.items.get(1).archived], [2, 0, true]);
+});
+
+test("a token that is no longer good is replaced by the cookie's, once", async () => {
+  tab.document.cookie = "theme=dark; csrftoken=n3w";
+  const tokens = [];
+  verdict = () => (tokens.push(tab.headers["X-CSRFToken"]), json({ unread: 1, unseen: 1 }, { status: tokens.at(-1) === "n3w" ? 200 : 403 }));
+  inbox.act("read", [1]);
+  await settle();
+  inbox.act("read", [2]);
+  await settle();
+  assert.deepEqual([tokens, inbox.pending], [["t0ken", "n3w", "n3w"], 0]);
+});
+
+test("refused with the cookie's token as well: refused", async () => {
+  serve([row(1)]);
+  await inbox.load();
+  tab.document.cookie = "csrftoken=n3w";
+  verdict = () => json({}, { status: 403 });
+  const rejected = [];
+  inbox.addEventListener("rejected", ({ detail }) => rejected.push(detail.status));
+  inbox.act("archive", [1]);
+  await settle();
+  assert.deepEqual([posts.length, inbox.pending, rejected, inbox.items.get(1).archived], [2, 0, [403], false]);
 });

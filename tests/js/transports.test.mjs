@@ -33,6 +33,16 @@ test("sse asks for an event stream from the cursor", async () => {
   assert.equal(request.cache, "no-store");
 });
 
+test("each of them says for whom the page was made, where it knows", async () => {
+  for (const open of [sse, polling, websocket, eventSource]) {
+    const { close } = open(config({ user: "k e+y" }), port);
+    await settle();
+    close();
+  }
+  const addresses = [...env.requests.map(({ url }) => url), ...[env.WebSocket, env.EventSource].map(({ all }) => new URL(all[0].url))];
+  assert.deepEqual(addresses.map((url) => url.searchParams.get("user")), ["k e+y", "k e+y", "k e+y", "k e+y"]);
+});
+
 test("sse passes on events of any type, retry and the end", async () => {
   sse(config(), port);
   await settle();

@@ -17,7 +17,6 @@ export class Backoff {
   }
 }
 
-/** Return what a Retry-After header asks for, in milliseconds. */
 export function retryAfter(value, now = Date.now()) {
   if (!value) return null;
   if (/^\s*\d+\s*$/.test(value)) return Number(value) * 1000;

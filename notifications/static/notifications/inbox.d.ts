@@ -14,9 +14,10 @@ export const MANY: 100;
  * What a page knows of a person's inbox. What the person does shows at once, is told to the server when there is a
  * line, also after the tab was closed, and is taken back if the server refuses.
  *
- * Events: `change` (detail: added, changed, removed), `counts`, `reset` (load again), `rejected`.
+ * Events: `change` (detail: added, changed, removed – lists of ids), `counts`, `reset` (load again), `rejected`.
  */
 export class Inbox extends EventTarget {
+  /** `unread` and `unseen`: the counts that the page was rendered with. */
   constructor(client: NotificationClient, options: ConnectOptions & { unread?: number; unseen?: number });
   readonly items: Map<number, Item>;
   readonly kinds: string[];
@@ -24,13 +25,15 @@ export class Inbox extends EventTarget {
   readonly unseen: number | null;
   /** How many actions the server has not confirmed. */
   readonly pending: number;
-  /** Load a page of the inbox, or the one that `next` names; rejects when there is no answer. */
+  /** Load a page of the inbox, or the one that `next` names; rejects when the server can not be reached or refuses. */
   load(view?: {
     status?: "all" | "unread" | "archived";
     kind?: string;
     next?: string | null;
   }): Promise<{ ids: number[]; next: string | null }>;
+  /** Do something to some notifications: here at once, there when possible. */
   act(action: Action, ids: number[]): void;
+  /** Mark all read, those included that this page never loaded. */
   readAll(): void;
   /** The person has looked: nothing is new any more, though it may be unread. */
   see(): void;

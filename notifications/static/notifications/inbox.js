@@ -1,13 +1,10 @@
 /**
  * What a page knows of a person's inbox: the notifications loaded so far, the counts, and what the person did that the
  * server has not heard of yet.
- *
- * Events: `change` (detail: added, changed, removed – lists of ids), `counts`, `reset` (load again), `rejected`.
  */
 import { Backoff } from "./backoff.js";
 import { pagePlatform } from "./notifications.js";
 
-/** The server counts no further; it means "more than 99". */
 export const MANY = 100;
 
 const EFFECTS = {
@@ -29,6 +26,7 @@ export class Inbox extends EventTarget {
   #client;
   #url;
   #csrf;
+  #user;
   #env;
   #outbox;
   #loads = new Set(); // for each load under way, the events that came and what was done meanwhile
@@ -40,12 +38,12 @@ export class Inbox extends EventTarget {
   #expiry = null;
   #over = new AbortController();
 
-  /** options: `inboxURL`, `csrfToken`, `user`, and the counts the page was rendered with. */
   constructor(client, options, env = pagePlatform()) {
     super();
     this.#client = client;
     this.#url = new URL(options.inboxURL, env.base);
     this.#csrf = options.csrfToken;
+    this.#user = options.user;
     this.#env = env;
     this.#outbox = new Outbox(`notifications.outbox ${options.user ?? ""}`, env.storage);
     this.#backoff = new Backoff({ random: env.random });
@@ -66,15 +64,10 @@ export class Inbox extends EventTarget {
     for (const timer of [this.#timer, this.#expiry]) this.#env.clearTimeout(timer);
   }
 
-  /** How many of the person's actions the server has not confirmed yet. */
   get pending() {
     return this.#outbox.all.length;
   }
 
-  /**
-   * Load a page of the inbox, or the one that `next` names.
-   * @returns {Promise<{ids: number[], next: string | null}>} rejects when the server can not be reached or refuses
-   */
   async load({ status = "all", kind = "", next = null } = {}) {
     const url = new URL(next ?? this.#url, this.#url);
     if (!next) {
@@ -82,6 +75,7 @@ export class Inbox extends EventTarget {
       if (kind) url.searchParams.set("kind", kind);
     }
     url.searchParams.set("format", "json");
+    this.#sign(url);
     const meanwhile = [];
     this.#loads.add(meanwhile);
     try {
@@ -105,7 +99,6 @@ export class Inbox extends EventTarget {
     this.#expire();
   }
 
-  /** Do one of read, unread, archive, unarchive, clicked to some notifications: here at once, there when possible. */
   act(action, ids) {
     const before = new Map();
     for (const id of ids) {
@@ -120,12 +113,10 @@ export class Inbox extends EventTarget {
     });
   }
 
-  /** Mark all read, those included that this page never loaded. */
   readAll() {
     this.#all("read-all/", { read: true, seen: true }, { unread: 0, unseen: 0 });
   }
 
-  /** The person has looked: nothing is new any more, though it may be unread. */
   see() {
     if (this.unseen !== 0) this.#all("seen/", { seen: true }, { unseen: 0 });
   }
@@ -320,18 +311,35 @@ export class Inbox extends EventTarget {
     }
   }
 
+  /** Say for whom this page was made: whoever else is logged in by now is not meant. */
+  #sign(url) {
+    if (this.#user) url.searchParams.set("user", this.#user);
+    return url;
+  }
+
+  #post(path, body) {
+    return this.#env.fetch(this.#sign(new URL(path, this.#url)), {
+      method: "POST",
+      headers: { Accept: "application/json", "X-CSRFToken": this.#csrf ?? "" },
+      credentials: "same-origin",
+      keepalive: true, // it may be the click that leaves the page
+      body,
+    });
+  }
+
   async #deliver() {
     for (let entry; (entry = this.#outbox.all[0]); ) {
       const body = new URLSearchParams();
       for (const [name, value] of Object.entries(entry.body)) for (const one of [value].flat()) body.append(name, one);
-      const response = await this.#env.fetch(new URL(entry.path, this.#url), {
-        method: "POST",
-        headers: { Accept: "application/json", "X-CSRFToken": this.#csrf ?? "" },
-        credentials: "same-origin",
-        keepalive: true, // it may be the click that leaves the page
-        body,
-      });
+      let response = await this.#post(entry.path, body);
+      // Who logs in, in another tab, gets another token; this page still has the one it was rendered with.
+      const token = response.status === 403 && cookie(this.#env);
+      if (token && token !== this.#csrf) {
+        this.#csrf = token;
+        response = await this.#post(entry.path, body);
+      }
       if (response.status >= 500 || response.status === 429) throw new Error(`HTTP ${response.status}`);
+      if (response.status === 401) return; // kept until this person is logged in again
       this.#outbox.remove(entry.key);
       const undo = this.#undo.get(entry.key);
       this.#undo.delete(entry.key);
@@ -357,6 +365,8 @@ const plus = (count, change) => {
   // From "more than 99" there is no counting down; the server's next word settles it.
   return count >= MANY ? MANY : Math.max(0, Math.min(MANY, count + change));
 };
+
+const cookie = ({ document }) => /(?:^|; )(?:__\w+-)?csrftoken=([^;]+)/.exec(document?.cookie ?? "")?.[1];
 
 /** Entries in order, kept in the browser's storage so that they outlive the tab; in memory where there is none. */
 class Outbox {

@@ -92,7 +92,11 @@ export interface ConnectOptions {
   /** Sent with each request, e.g. `Authorization`. Then the connection is not shared, and is no WebSocket. */
   headers?: Record<string, string>;
   credentials?: RequestCredentials;
-  /** Tells apart the tabs of different people; tabs of the same person share a connection. */
+  /**
+   * For whom the page was made: the server's opaque key, which elements carry as their attribute `user`. It goes with
+   * each request, and the server refuses (401, close code 4401) when somebody else has logged in since. Tabs of the
+   * same person share a connection.
+   */
   user?: string;
   /** Whether tabs share one connection; default true. */
   share?: boolean;
@@ -105,10 +109,14 @@ export interface ConnectOptions {
 }
 
 /** A way to receive events: see transports.js. */
-export type Opener = (config: { url: string; cursor: string; headers?: Record<string, string> }, port: Port) => Link;
+export type Opener = (
+  config: { url: string; cursor: string; user?: string; headers?: Record<string, string> },
+  port: Port,
+) => Link;
 export interface Port {
   event(type: string, cursor: string, data: unknown): void;
   retry(ms: number): void;
+  /** `wait`: the milliseconds that the server asked for. */
   end(info: { reason: string; status?: number; code?: number; wait?: number | null }): void;
 }
 export interface Link {

@@ -1,11 +1,4 @@
-/**
- * The client of `notifications`: one stream of events, whatever carries it. The whole of it is in notifications.d.ts.
- *
- *     import { connect } from "/static/notifications/notifications.js";
- *     const client = connect();                       // what the page's <notification-bell> says
- *     client.on("order.shipped", (order) => …);       // a kind of notification, or a type of event
- *     for await (const event of client) …
- */
+/** The client of `notifications`: one stream of events, whatever carries it. What it does is in notifications.d.ts. */
 import { CLOSED, CONNECTING, OPEN, platform } from "./connection.js";
 import { Session } from "./session.js";
 
@@ -23,7 +16,6 @@ export const pagePlatform = () => ({
   sessions: (globalThis[Symbol.for("notifications.sessions")] ??= new Map()),
 });
 
-/** Return what an element's attributes say, as options for `connect()`. */
 export function optionsFrom(element) {
   const get = (name) => element.getAttribute(name) ?? undefined;
   return {
@@ -45,7 +37,6 @@ function order(transport, transports = WAYS) {
   return [transport];
 }
 
-/** Open the stream of the person who is logged in, or share what the page or another tab has open. */
 export function connect(options) {
   if (!options?.streamURL && !options?.eventsURL && !options?.socketURL) {
     const element = globalThis.document?.querySelector("[stream-url]");
@@ -76,6 +67,7 @@ export class NotificationClient extends EventTarget {
         {
           urls: ways,
           scope: `${user} ${streamURL ?? eventsURL ?? socketURL}`,
+          user,
           order: order(rest.transport, rest.transports),
           headers,
           credentials: rest.credentials,
@@ -126,7 +118,6 @@ export class NotificationClient extends EventTarget {
     this.#session.stayAwake = value;
   }
 
-  /** Call `fn(data, envelope)` for a type of event or kind of notification, or all that begin so (`order.*`). */
   on(name, fn, { signal } = {}) {
     if (!name.endsWith("*")) this.#session.listen(name);
     const prefix = name.endsWith("*") ? name.slice(0, -1) : null;

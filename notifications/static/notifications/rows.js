@@ -6,7 +6,6 @@
  */
 const FIELD = "[data-field]";
 
-/** Return the address if a person may be sent there: this site, or https; otherwise null. */
 export function safeURL(address, base = location.href) {
   if (!address) return null;
   try {

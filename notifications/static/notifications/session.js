@@ -4,7 +4,7 @@
  */
 import { CLOSED, CONNECTING, Connection, OPEN, platform } from "./connection.js";
 import { Tabs, canShare } from "./tabs.js";
-import { withCursor } from "./transports.js";
+import { request } from "./transports.js";
 
 const RECENT = 256; // events a leader keeps for tabs that come after it
 const WELCOME_MS = 1000;
@@ -213,11 +213,10 @@ export class Session {
   async #catchUp() {
     this.#env.clearTimeout(this.#welcome);
     const held = this.#held;
-    const { urls, headers, credentials = "same-origin" } = this.#options;
+    const config = { ...this.#options, url: this.#options.urls.polling, cursor: this.cursor, env: this.#env };
     let events;
     try {
-      const init = { headers: { Accept: "application/json", ...headers }, credentials, cache: "no-store" };
-      const response = await this.#env.fetch(withCursor(urls.polling, this.cursor, this.#env.base), init);
+      const response = await request(config, "application/json");
       if (response.ok) events = (await response.json()).events;
     } catch {
       // No line; try again until there is one, or this tab leads.

@@ -1,15 +1,4 @@
-/**
- * The ways an event can come in. Each is a function `(config, port) → { close(), listen?(type) }` that opens one
- * connection at once and reports to its port; it never retries: that is the business of connection.js.
- *
- * config: `url`, `cursor`, `headers`, `credentials`, `types` (what EventSource has to be told to hear) and `env`, the
- * platform (`fetch`, `WebSocket`, …), which tests replace.
- * port: `event(type, cursor, data)`, `retry(ms)`, and `end(info)` with `info.reason` and, where known, `info.status` or
- * `info.code` and `info.wait` (milliseconds the server asked for).
- *
- * What an ended connection says of the way itself, rather than of the server or the line:
- *   "refused"  the socket was not let through        "blocked"  something else answered (a proxy's page)
- */
+/** The ways an event can come in; what they are given and say is in transports.d.ts. */
 import { SSEParser } from "./sse-parser.js";
 import { retryAfter } from "./backoff.js";
 
@@ -18,12 +7,11 @@ const ACK_BYTES = 65_536;
 const ACK_MS = 15_000; // what the server does with one costs it as much as a message sent, so: not after each
 const ACK_LEAST_MS = 60; // under the server's 20 frames a second, also while much is being replayed
 
-/** The protocol's own types and those of the inbox; EventSource hears only types it was told of. */
 export const TYPES = "ready notification read seen archived recalled preferences reset heartbeat bye error".split(" ");
 
-export function withCursor(url, cursor, base = globalThis.location?.href) {
-  const result = new URL(url, base);
-  if (cursor) result.searchParams.set("cursor", cursor);
+export function address({ url, cursor, user, env }) {
+  const result = new URL(url, env.base);
+  for (const [name, value] of Object.entries({ cursor, user })) if (value) result.searchParams.set(name, value);
   return result;
 }
 
@@ -32,9 +20,10 @@ function refusal(response, now) {
   return { reason: `HTTP ${response.status}`, status: response.status, wait };
 }
 
-function request({ url, cursor, headers, credentials = "same-origin", env }, accept, signal) {
+export function request(config, accept, signal) {
+  const { headers, credentials = "same-origin", env } = config;
   const init = { headers: { Accept: accept, ...headers }, credentials, cache: "no-store", signal };
-  return env.fetch(withCursor(url, cursor, env.base), init);
+  return env.fetch(address(config), init);
 }
 
 function parse(text) {
@@ -45,10 +34,6 @@ function parse(text) {
   }
 }
 
-/**
- * Server-sent events read with fetch. Unlike EventSource it sees the status and Retry-After, may send headers, and hears
- * the site's own event types without being told their names.
- */
 export function sse(config, port) {
   const { env, cursor } = config;
   const abort = new AbortController();
@@ -76,10 +61,9 @@ export function sse(config, port) {
   return { close: () => abort.abort() };
 }
 
-/** Server-sent events by the browser's EventSource. */
 export function eventSource(config, port) {
   const { env } = config;
-  const source = new env.EventSource(withCursor(config.url, config.cursor, env.base), {
+  const source = new env.EventSource(address(config), {
     withCredentials: config.credentials === "include",
   });
   const abort = new AbortController();
@@ -123,7 +107,7 @@ export function eventSource(config, port) {
 /** A WebSocket; acknowledges what it got, so that the server knows a slow reader from a fast one. */
 export function websocket(config, port) {
   const { env } = config;
-  const url = withCursor(config.url, config.cursor, env.base);
+  const url = address(config);
   url.protocol = url.protocol.replace("http", "ws");
   const socket = new env.WebSocket(url, SUBPROTOCOL);
   let cursor = config.cursor;
@@ -168,7 +152,6 @@ export function websocket(config, port) {
   };
 }
 
-/** Ask again and again; the last resort, which gets through everything that lets a page through. */
 export function polling(config, port) {
   const { env } = config;
   const abort = new AbortController();

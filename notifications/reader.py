@@ -1,7 +1,8 @@
 """The hub's way to the database: a few threads of its own, and no connection kept while there is nothing to do.
 
 Reads of streams neither queue behind the one thread that Channels gives to all consumers of a process, nor open a
-connection each: whatever the number of streams, there are at most ``DATABASE_THREADS`` connections, closed when idle.
+connection each: whatever the number of streams, there are at most ``DATABASE_THREADS`` connections for them, closed
+when idle. Requests that ask for a stream have threads of their own (:mod:`notifications.admission`).
 """
 
 from __future__ import annotations

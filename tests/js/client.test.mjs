@@ -50,6 +50,16 @@ test("a tab that catches up says for whom it was made", async () => {
   assert.deepEqual(other.requests.map(({ url }) => url.searchParams.get("user")), ["u"]);
 });
 
+test("a page whose network goes says so at once, in all tabs", async () => {
+  const leader = await open();
+  await accept(leader);
+  const other = await open({ visible: false });
+  assert.deepEqual([leader.client.readyState, other.client.readyState], [1, 1]);
+  for (const { window } of [leader, other]) window.dispatchEvent(new Event("offline"));
+  await settle();
+  assert.deepEqual([leader.client.readyState, other.client.readyState, leader.client.state.reason], [0, 0, "offline"]);
+});
+
 test("each event reaches the client, its document and its kind, once", async () => {
   const tab = await open();
   const log = [];

@@ -175,9 +175,69 @@ test("bye says when to come back", async () => {
 test("bye without a time to come back is the end", async () => {
   const it = await started();
   accept();
-  last().port.event("bye", "", { reason: "revoked", retry: null });
+  last().port.event("bye", "", { reason: "closed for good", retry: null });
   await clock.advance(3_600_000);
-  assert.deepEqual([it.state.readyState, it.state.reason, attempts.length, clock.waiting], [CLOSED, "revoked", 1, 0]);
+  const { readyState, reason } = it.state;
+  assert.deepEqual([readyState, reason, attempts.length, clock.waiting], [CLOSED, "closed for good", 1, 0]);
+});
+
+test("a transport that was chosen is not remembered as the best there is", async () => {
+  const chosen = await started(["polling"]);
+  accept();
+  chosen.drop();
+  const it = await started();
+  accept();
+  assert.deepEqual([it.state.transport, it.state.fallback], ["websocket", null]);
+});
+
+test("a better transport that takes over says why it is not the best", async () => {
+  const it = await started();
+  last().port.end({ reason: "refused" });
+  await clock.advance(0);
+  last().port.end({ reason: "silent" });
+  await clock.advance(0);
+  accept();
+  assert.deepEqual([it.state.transport, it.state.fallback], ["polling", "sse: silent"]);
+  await clock.advance(40_000);
+  last().port.end({ reason: "blocked" });
+  await settle();
+  accept();
+  assert.deepEqual([it.state.transport, it.state.fallback], ["sse", "websocket: blocked"]);
+});
+
+test("offline, as the browser says: not live any more, and back with the network", async () => {
+  const it = await started();
+  accept();
+  await clock.advance(5000);
+  it.lost();
+  assert.deepEqual([it.state.readyState, it.state.reason, attempts[0].closed], [CONNECTING, "offline", true]);
+  await clock.advance(1000);
+  last().port.end({ reason: "network" });
+  await clock.advance(1001);
+  const before = attempts.length;
+  it.wake(true);
+  await settle();
+  assert.equal(attempts.length, before + 1);
+  accept();
+  assert.equal(it.state.readyState, OPEN);
+});
+
+test("who was let in before asks once more: it may have a new session by now", async () => {
+  const it = await started();
+  for (const revoke of [
+    () => last().port.event("bye", "", { reason: "revoked", retry: null }),
+    () => last().port.end({ code: 4401, reason: "closed" }),
+  ]) {
+    const before = attempts.length;
+    accept();
+    revoke();
+    await clock.advance(2500);
+    assert.equal(attempts.length, before + 1);
+  }
+  const before = attempts.length;
+  last().port.end({ status: 401, reason: "HTTP 401" });
+  await clock.advance(3_600_000);
+  assert.deepEqual([it.state.readyState, it.state.reason, attempts.length], [CLOSED, "unauthorized", before]);
 });
 
 for (const [info, reason] of [

@@ -115,6 +115,11 @@ export class Connection {
     }
   }
 
+  /** The line is gone, as the browser says: what is open is not any more. */
+  lost() {
+    if (this.#state.readyState === OPEN) this.#end(this.#attempt, { reason: "offline" });
+  }
+
   /** Open the connection anew, over the order of transports given if any. */
   use(order = this.#order) {
     this.#drop();
@@ -239,12 +244,14 @@ export class Connection {
       this.#trial = null;
       // A better way that is still shut: look again later, and less often.
       const next = attempt.index + 1;
+      this.#state.fallback = `${this.#order[attempt.index]}: ${info.reason}`;
       if (next < this.#index) return this.#tryBetter(next);
       this.#returnMs = Math.min(2 * this.#returnMs, RETURN_MS[1]);
       return this.#scheduleReturn();
     }
     this.#drop();
-    if (final) return this.stop(final);
+    // Once more if it was open: a new password, say, gave the same person another session.
+    if (final && !(attempt.ready && (final === "revoked" || final === "unauthorized"))) return this.stop(final);
     const [index, fallback] = this.#next(attempt, info);
     if (attempt.ready && this.#env.now() - attempt.since >= STEADY_MS) this.#backoff.reset();
     const asked = info.bye ? info.bye.retry : info.wait;
@@ -307,7 +314,8 @@ export class Connection {
 
   #remember(transport) {
     try {
-      if (this.#config.memory) this.#env.storage?.setItem(this.#config.memory, transport);
+      // Of one way alone there is nothing to remember: it was chosen, not found.
+      if (this.#config.memory && this.#order.length > 1) this.#env.storage?.setItem(this.#config.memory, transport);
     } catch {
       // No room or no permission: then it is found out again next time.
     }

@@ -244,6 +244,7 @@ export class Session {
     const { signal } = this.#over;
     const on = (target, type, fn) => target?.addEventListener(type, fn, { signal });
     on(window, "online", () => this.#connection?.wake(true));
+    on(window, "offline", () => this.#connection?.lost());
     on(document, "visibilitychange", () => this.#seen());
     // A page put by for the back button, or frozen, must not keep others from the connection.
     on(window, "pagehide", () => this.#leave());

@@ -9,7 +9,10 @@ import pytest
 from django.contrib.auth.models import Group, User
 from django.core.management import CommandError, call_command
 
+from notifications import doorbell
+from notifications.management.commands._layer import host_words
 from notifications.models import Broadcast, Event, Notification
+from tests.servers import free_port
 
 pytestmark = pytest.mark.django_db
 
@@ -176,3 +179,41 @@ def test_broadcast_refuses_an_audience(words: list[str], problem: str) -> None:
 def test_broadcast_refuses_a_bad_link() -> None:
     assert "Nothing was sent: url must be" in refused("broadcast", "hi", "--url", "//evil.example/")
     assert not Broadcast.objects.exists()
+
+
+# --- Without Redis
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("arguments", [("notify", "alice", "hi"), ("broadcast", "hi")], ids=lambda words: words[0])
+def test_layer_that_is_away_is_named(
+    settings: Any, caplog: pytest.LogCaptureFixture, arguments: tuple[str, ...]
+) -> None:
+    host = f"127.0.0.1:{free_port()}"
+    layer = {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer"}
+    settings.CHANNEL_LAYERS = {"live": {**layer, "CONFIG": {"hosts": [f"redis://:secret@{host}/0"]}}}
+    settings.NOTIFICATIONS = {"CHANNEL_LAYER": "live"}
+    doorbell.breakers.clear()
+    run(*arguments)
+    doorbell.breakers.clear()
+    (record,) = [record for record in caplog.records if record.name == "notifications"]
+    said = record.getMessage()
+    assert said.startswith(f"The channel layer 'live' at {host} can not be reached (ConnectionError).")
+    assert said.endswith("browsers learn of it by the safety poll, within seconds.")
+    assert Notification.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("redis://user:secret@redis.example:6380/0?socket_timeout=3", "redis.example:6380"),
+        ("unix:///run/redis.sock", "/run/redis.sock"),
+        (("redis.example", 6379), "redis.example:6379"),
+        ({"address": "rediss://redis.example:6380"}, "redis.example:6380"),
+        ({"host": "redis.example"}, "redis.example:6379"),
+        ({"sentinels": [("a", 26379), ("b", 26379)], "master_name": "site"}, "a:26379, b:26379"),
+        (7, ""),
+    ],
+)
+def test_host_is_called_without_its_password(host: Any, words: str) -> None:
+    assert host_words(host) == words

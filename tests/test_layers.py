@@ -14,7 +14,7 @@ LAYERS = {
     "pure": {"settings", "kinds", "cursor", "sse", "envelope", "signals", "failpoints", "batch", "origin", "garbage"},
     "log": {
         *("models", "access", "doorbell", "log", "publishing", "binding", "broadcasts", "receivers", "inbox", "reader"),
-        *("preferences", "sessions", "threads"),
+        *("preferences", "sessions", "tables", "threads"),
     },
     "hub": {"stepping", "subscription", "link", "follower", "hub"},
     "stream": {"direct", "stream", "shutdown", "handover"},

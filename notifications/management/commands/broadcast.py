@@ -6,16 +6,18 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, Group
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from notifications.access import EVERYONE, STAFF
 from notifications.models import Level
 from notifications.publishing import broadcast
 
+from ._base import AppCommand
+from ._layer import explained
 from ._people import find_group, find_user
 
 
-class Command(BaseCommand):
+class Command(AppCommand):
     help = "Send a message to an audience; it is kept among the broadcasts of the admin."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -38,7 +40,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         fields = {key: options[key] for key in ("body", "url", "level", "kind", "tag")}
         try:
-            row = broadcast(options["title"], audience=audience(options["audience"]), **fields)
+            with explained():
+                row = broadcast(options["title"], audience=audience(options["audience"]), **fields)
         except ValueError as error:
             raise CommandError(f"Nothing was sent: {error}.") from error
         people = "1 person" if row.recipients == 1 else f"{row.recipients:,} people"

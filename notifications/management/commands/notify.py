@@ -6,16 +6,18 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from notifications.access import EVERYONE, STAFF, InvalidTopic, topic_name
 from notifications.models import Level
 from notifications.publishing import notify
 
+from ._base import AppCommand
+from ._layer import explained
 from ._people import find_group, find_user, find_user_by_pk, named
 
 
-class Command(BaseCommand):
+class Command(AppCommand):
     help = "Notify a user, or the readers of a topic."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -36,7 +38,8 @@ class Command(BaseCommand):
         to, name = recipient(options["to"])
         fields = {key: options[key] for key in ("body", "url", "level", "kind", "tag")}
         try:
-            notification = notify(to, options["title"], **fields)
+            with explained():
+                notification = notify(to, options["title"], **fields)
         except ValueError as error:
             raise CommandError(f"Nothing was sent: {error}.") from error
         self.stdout.write(

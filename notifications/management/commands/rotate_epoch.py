@@ -5,15 +5,16 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from notifications import log
 from notifications.models import Topic
 
+from ._base import AppCommand
 from ._people import SUGGESTIONS, suggestion
 
 
-class Command(BaseCommand):
+class Command(AppCommand):
     help = (
         "Begin a new life of topics, after the database was restored from a dump: every client of theirs is told to "
         "fetch its inbox again. Nothing is deleted, and it may be repeated."

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
 from notifications import log
 from notifications.publishing import send_due
 
+from ._base import AppCommand
 
-class Command(BaseCommand):
+
+class Command(AppCommand):
     help = (
         "Deliver what a crash left waiting, and the broadcasts whose time has come. Serving ASGI processes do this by "
         "themselves every second or two; run it from cron where there is none."

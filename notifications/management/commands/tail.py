@@ -13,7 +13,7 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Any, cast
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import Error as DatabaseError
 from django.utils import timezone
 from django.utils.text import Truncator
@@ -23,6 +23,7 @@ from notifications.envelope import Envelope
 from notifications.hub import HubFull, NotAuthorized
 from notifications.stream import current_hub, open_stream
 
+from ._base import AppCommand
 from ._people import find_user
 
 #: Seconds before another try when the database is away.
@@ -33,7 +34,7 @@ BODY_LENGTH = 60
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 
 
-class Command(BaseCommand):
+class Command(AppCommand):
     help = "Show a user's events as they happen, through the same stream as a browser's. Ctrl-C ends it."
 
     cursor: str | None = None

@@ -6,13 +6,13 @@ from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
 from notifications import log
 from notifications.settings import conf
 
+from ._base import AppCommand
 
-class Command(BaseCommand):
+
+class Command(AppCommand):
     help = (
         "Delete old events from the log, in small batches; inboxes keep their notifications. Serving ASGI processes do "
         "this by themselves; run it from cron where there is none."

@@ -14,6 +14,7 @@ from django.db.models.signals import m2m_changed, post_delete, post_save, pre_de
 
 from . import doorbell
 from .access import STAFF, group_topic, record_membership, user_topic
+from .tables import unless_missing
 
 __all__ = ["connect", "refresh_access"]
 
@@ -50,7 +51,7 @@ def on_user_saved(sender: Any, instance: Any, created: bool, raw: bool, update_f
     if raw:
         return
     if getattr(instance, "is_staff", False) and instance.__dict__.pop("_notifications_was_staff", None) is False:
-        record_membership([instance.pk], [STAFF])
+        unless_missing(partial(record_membership, [instance.pk], [STAFF]))
     # A login saves last_login, and nothing that streams depend on.
     if not created and (update_fields is None or set(update_fields) != {"last_login"}):
         refresh_access([instance])
@@ -71,7 +72,7 @@ def on_groups_changed(sender: Any, instance: Any, action: str, reverse: bool, pk
         users = list(pk_set) if reverse else [instance.pk]
         groups = [instance.pk] if reverse else list(pk_set)
         if action == "post_add":
-            record_membership(users, map(group_topic, groups))
+            unless_missing(partial(record_membership, users, list(map(group_topic, groups))))
         refresh_access(users)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django import template
@@ -16,9 +17,11 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _, ngettext
 
 from notifications.access import cursor_for
-from notifications.inbox import Inbox, Row
+from notifications.inbox import Counts, Inbox, Row
+from notifications.models import Preference
 from notifications.preferences import as_json
 from notifications.settings import conf
+from notifications.tables import unless_missing
 
 register = template.Library()
 
@@ -135,6 +138,13 @@ def render_row(row: Row | None, kind: str, form: bool = False) -> SafeString:
     return html
 
 
+def state_of(user: Any) -> tuple[str, Counts, Preference]:
+    # The cursor before the counts: what is published in between is then counted twice at worst, and not forgotten.
+    cursor = cursor_for(user)
+    box = Inbox(user)
+    return cursor, box.counts(), box.preference
+
+
 def element(context: template.Context, transport: str = "auto") -> dict[str, Any]:
     """Return what an element of this page has to know; asked for once for each request, nothing for strangers."""
     request = context.get("request")
@@ -142,6 +152,8 @@ def element(context: template.Context, transport: str = "auto") -> dict[str, Any
     if request is None or user is None or not user.is_authenticated:
         return {"element": None}
     known: dict[str, Any] | None = getattr(request, ATTRIBUTE, None)
+    if known == {}:  # Without its tables the app has nothing to show; the page stands.
+        return {"element": None}
     first = known is None
     if known is None:
         match = request.resolver_match
@@ -150,10 +162,11 @@ def element(context: template.Context, transport: str = "auto") -> dict[str, Any
             cursor, unread, unseen = context["cursor"], context["unread"], context["unseen"]
             preference = context["preference"]
         else:
-            # Before the counts: what is published in between is then counted twice at worst, and not forgotten.
-            cursor = cursor_for(user)
-            box = Inbox(user)
-            counts, preference = box.counts(), box.preference
+            state = unless_missing(partial(state_of, user))
+            if state is None:
+                setattr(request, ATTRIBUTE, {})
+                return {"element": None}
+            cursor, counts, preference = state
             unread, unseen = counts.unread, counts.unseen
         known = {
             "stream_url": reverse("notifications:stream"),

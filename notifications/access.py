@@ -24,7 +24,7 @@ from django.contrib.auth import HASH_SESSION_KEY, get_user_model
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, Group
 from django.db import connections, router, transaction
 from django.utils import timezone
-from django.utils.crypto import constant_time_compare
+from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.module_loading import import_string
 
 from .cursor import Position, format_cursor
@@ -43,11 +43,13 @@ __all__ = [
     "cursor_for",
     "ended",
     "group_topic",
+    "is_for",
     "known_topics",
     "principal_of",
     "record_membership",
     "topic_name",
     "topics_for",
+    "user_key",
     "user_topic",
 ]
 
@@ -86,6 +88,19 @@ class Access:
     topics: tuple[str, ...]
     since: dict[str, int] = field(default_factory=dict)
     muted: frozenset[str] = frozenset()
+
+
+def user_key(user: AbstractBaseUser | Any) -> str:
+    """Return what tells the pages of different users apart without telling who they are (a user, or a primary key)."""
+    return salted_hmac("notifications.user", str(getattr(user, "pk", user)), algorithm="sha256").hexdigest()[:16]
+
+
+def is_for(user: AbstractBaseUser | Any, key: str | None) -> bool:
+    """Return whether what is asked for the user of ``key`` (None or empty: for anybody) may be answered for ``user``.
+
+    A page that stays open while somebody else logs in, in another tab, must not become theirs.
+    """
+    return not key or constant_time_compare(key, user_key(user))
 
 
 def user_topic(user: AbstractBaseUser | Any) -> str:

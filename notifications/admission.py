@@ -9,7 +9,6 @@ through the same middleware in its synchronous form, as under a WSGI server: onc
 from __future__ import annotations
 
 import asyncio
-import logging
 from io import BytesIO
 from typing import Any
 
@@ -26,7 +25,8 @@ from .threads import DatabaseThreads
 
 __all__ = ["Admission"]
 
-logger = logging.getLogger("notifications")
+#: Seconds after which it is asked whether the client is still there, and that a request waits for a thread after them.
+SOON, PATIENCE = 1.0, 10.0
 
 
 class Admission(ASGIHandler):
@@ -35,7 +35,7 @@ class Admission(ASGIHandler):
     def __init__(self) -> None:
         BaseHandler.__init__(self)
         self.load_middleware(is_async=False)
-        threads: Any = DatabaseThreads(conf.database_threads)
+        threads: Any = DatabaseThreads(conf.request_threads)
         self._respond = sync_to_async(self.respond, thread_sensitive=False, executor=threads)
 
     @staticmethod
@@ -50,12 +50,25 @@ class Admission(ASGIHandler):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # In a context of its own: what the site's middleware leaves in it would last as long as the stream.
-        response = await asyncio.create_task(self._respond(scope))
+        asked = asyncio.create_task(self._respond(scope))
+        if not (await asyncio.wait({asked}, timeout=SOON))[0] and not await self._patiently(asked, receive):
+            asked.cancel()  # If it still waits for a thread, it needs none any more.
+            return await self.send_response(views.busy(), send)
+        response = asked.result()
         try:
             await self.send_response(response, send)
         finally:
             if response.streaming:
                 await sync_to_async(response.close)()
+
+    async def _patiently(self, asked: asyncio.Task[Any], receive: Receive) -> bool:
+        """Wait for an answer that takes its time; return False if the client goes, or it takes too long."""
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait({asked, gone}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+        return asked.done()
 
     def respond(self, scope: Scope) -> Any:
         """Return the site's answer; to be called in a thread."""
@@ -72,3 +85,8 @@ class Admission(ASGIHandler):
         """As Django's, with the stream's view in the form that needs no event loop."""
         callback, arguments, named = super().resolve_request(request)
         return views.stream_in_thread if callback is views.stream else callback, arguments, named
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

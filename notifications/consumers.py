@@ -20,9 +20,9 @@ from django.contrib.auth.models import AnonymousUser
 
 from . import shutdown
 from .access import Principal, principal_of
-from .cursor import InvalidCursor, progress
+from .cursor import InvalidCursor, is_behind, progress
 from .direct import Writer, frame_writer, text_frame
-from .envelope import control
+from .envelope import Envelope, control
 from .handover import UNOPENED, Message, Receive, Scope, Send
 from .hub import AccessUnknown, HubFull, NotAuthorized
 from .settings import conf
@@ -140,19 +140,24 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         await self._close(code)
 
     async def _stream(self) -> int:
-        cursor = parse_qs(self.scope.get("query_string", b"").decode("latin-1")).get("cursor", [None])[-1]
+        query = parse_qs(self.scope.get("query_string", b"").decode("latin-1"))
+        cursor, user = query.get("cursor", [None])[-1], query.get("user", [None])[-1]
         if cursor is not None and len(cursor) > conf.cursor_length:
             await self._error(CloseCode.MALFORMED, "the cursor is too long")
             return CloseCode.MALFORMED
-        async with open_stream(await self._principal(), transport="websocket", cursor=cursor) as (subscription, frames):
+        stream = open_stream(await self._principal(), transport="websocket", cursor=cursor, user=user)
+        async with stream as (subscription, frames):
             self._subscription = subscription
             self._direct = frame_writer(self.base_send)
             subscription.writes_by(self._write, None if self._direct is None else self._write_now)
+            patience = conf.slow_seconds
             async with aclosing(frames) as batches:  # type: ignore[type-var]
                 async for batch in batches:
                     for frame in batch:
-                        async with asyncio.timeout(conf.slow_seconds):
+                        async with asyncio.timeout(patience):
                             await self._write((frame,))
+                        if subscription.barred and frame is not batch[-1]:
+                            break  # A batch that a client draws out must not outlast its rights.
                     del batch, frame  # Nothing that was sent stays in memory until the next.
             assert subscription.ended is not None
             return CLOSE_CODES.get(subscription.ended.reason, CloseCode.NORMAL)
@@ -160,23 +165,24 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
     async def _write(self, frames: Sequence[Frame]) -> None:
         for envelope, position in frames:
             await self.base_send({"type": "websocket.send", "text": envelope.as_json(position)})
-            self._count(envelope.size, position)
+            self._count(envelope, position)
 
     def _write_now(self, frames: Sequence[Frame]) -> bool:
         assert self._direct is not None
         if not self._direct(b"".join([text_frame(envelope.as_frame(position)) for envelope, position in frames])):
             return False
         for envelope, position in frames:
-            self._count(envelope.size, position)
+            self._count(envelope, position)
         return True
 
-    def _count(self, size: int, position: str | None) -> None:
-        self._sent += size
-        if position is not None:
-            self._position = position
-            if self._sent > self._checkpoint_after:
-                self._checkpoints.append((progress(position), self._sent))
-                self._checkpoint_after = self._sent + self._slow_bytes // CHECKPOINTS
+    def _count(self, envelope: Envelope, position: str | None) -> None:
+        if position is None:
+            return  # A heartbeat, which nobody could acknowledge.
+        self._sent += envelope.size + len(position)
+        self._position = position
+        if self._sent > self._checkpoint_after:
+            self._checkpoints.append((progress(position), self._sent))
+            self._checkpoint_after = self._sent + self._slow_bytes // CHECKPOINTS
         if self._sent > self._slow_after and self._subscription is not None:
             # Where send() never waits (daphne), this bounds what a client that does not read can pile up.
             self._subscription.end("slow", 0)
@@ -222,11 +228,11 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
 
     def _acknowledge(self, cursor: str) -> None:
         try:
-            reached, sent = progress(cursor), progress(self._position)
+            if not is_behind(cursor, self._position):
+                return  # Nobody has what was never sent.
+            reached = progress(cursor)
         except InvalidCursor:
             return
-        if reached > sent:
-            return  # Nobody has what was never sent.
         for index in reversed(range(len(self._checkpoints))):
             if self._checkpoints[index][0] <= reached:
                 self._slow_after = self._checkpoints[index][1] + self._slow_bytes

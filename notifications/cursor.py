@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["InvalidCursor", "Position", "format_cursor", "join_cursor", "parse_cursor", "progress"]
+__all__ = ["InvalidCursor", "Position", "format_cursor", "is_behind", "join_cursor", "parse_cursor", "progress"]
 
 VERSION = "1"
 
@@ -61,6 +61,18 @@ def progress(text: str) -> int:
     :raises InvalidCursor: as :func:`parse_cursor`.
     """
     return sum(position.seq for position in parse_cursor(text).values())
+
+
+def is_behind(text: str, other: str) -> bool:
+    """Return whether whoever is at ``other`` has been at ``text``: no topic or epoch of another, no number beyond it.
+
+    :raises InvalidCursor: as :func:`parse_cursor`.
+    """
+    there = parse_cursor(other)
+    return all(
+        (reached := there.get(topic)) is not None and reached.epoch == position.epoch and position.seq <= reached.seq
+        for topic, position in parse_cursor(text).items()
+    )
 
 
 def join_cursor(parts: Iterable[str]) -> str:

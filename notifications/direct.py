@@ -101,9 +101,9 @@ def _uvicorn_body(cycle: Any) -> Writer | None:
 
 def _uvicorn_frames(protocol: Any) -> Writer | None:
     connection, writable, write = protocol.conn, protocol.writable, protocol.transport.write
-    if not protocol.handshake_complete or connection.extensions:
+    opened = connection.state
+    if not protocol.handshake_complete or connection.extensions or opened.name != "OPEN":
         return None
-    opened = connection.state  # The handshake is complete, nothing closed yet: OPEN.
 
     def may_write() -> bool:
         return not (

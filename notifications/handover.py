@@ -50,6 +50,7 @@ class Handover:
     """What the view leaves for the wrapper: for whom to stream, and from where.
 
     :ivar session: the key of the session that tells for whom, if there is no ``principal`` yet.
+    :ivar user: for whom the client's page was made (:func:`notifications.access.user_key`), if it says so.
     :ivar full: whether this process has as many streams as it may.
     :ivar start: the head of Django's answer, held back until Django has finished; None when it is not, or not any more.
     :ivar gone: whether Django was told that the client has gone; nobody is told twice.
@@ -58,6 +59,7 @@ class Handover:
     principal: Any = None
     session: str | None = None
     cursor: str | None = None
+    user: str | None = None
     full: bool = False
     start: Message | None = None
     gone: bool = False
@@ -183,7 +185,7 @@ async def _write_stream(handover: Handover, receive: Receive, send: Send) -> Non
                 handover.principal = await current_hub().identify(handover.session or "")
             if handover.principal is None:
                 raise NotAuthorized
-            opening = open_stream(handover.principal, transport="sse", cursor=handover.cursor)
+            opening = open_stream(handover.principal, transport="sse", cursor=handover.cursor, user=handover.user)
             async with opening as (subscription, frames):
                 assert handover.start is not None
                 await send(_without_length(handover.start))

@@ -26,7 +26,7 @@ from django.views import View
 from django.views.decorators.csrf import csrf_protect
 
 from . import inbox
-from .access import TopicsUnknown, cursor_for
+from .access import TopicsUnknown, cursor_for, is_for
 from .forms import BulkForm, InboxQuery, ReadAllForm
 
 __all__ = ["BulkView", "ClickedView", "InboxView", "ReadAllView", "RowView", "SeenView", "inbox_urls"]
@@ -71,7 +71,7 @@ class PersonalView(View):
 
     def respond(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         json = wants_json(request)
-        if not request.user.is_authenticated:
+        if not request.user.is_authenticated or not is_for(request.user, request.GET.get("user")):
             if json:
                 return JsonResponse({"error": _("Log in to read your notifications.")}, status=401)
             return redirect_to_login(request.get_full_path() if hasattr(self, "get") else inbox_url(request))

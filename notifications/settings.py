@@ -96,6 +96,7 @@ class Settings:
     frame_bytes = Key(8192, (int,), least=64)
     frame_rate = Key[tuple[float, float] | list[float]]((20.0, 40.0), (list, tuple))
     database_threads = Key(4, (int,), least=1)
+    request_threads = Key(8, (int,), least=1)
     tune_gc = Key(True, (bool,))
     direct_writes = Key(True, (bool,))
 

@@ -13,8 +13,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from . import garbage
+from .access import is_for
 from .envelope import Envelope, bye, control
-from .hub import Hub
+from .hub import Hub, NotAuthorized
 from .reader import Reader
 from .settings import conf
 from .subscription import LiveEvent, Subscription
@@ -40,12 +41,13 @@ def current_hub() -> Hub:
     return hub
 
 
-def open_stream(principal: Any, *, transport: str, cursor: str | None = None) -> OpenStream:
+def open_stream(principal: Any, *, transport: str, cursor: str | None = None, user: str | None = None) -> OpenStream:
     """Enter a stream: ``async with`` gives its subscription, and an iterator of batches of frames, first ``ready``.
 
+    :param user: for whom the client's page was made (:func:`notifications.access.user_key`); anybody else is refused.
     :raises NotAuthorized, AccessUnknown, HubFull, TimeoutError: as :meth:`notifications.hub.Hub.enter`.
     """
-    return OpenStream(current_hub(), principal, transport, cursor)
+    return OpenStream(current_hub(), principal, transport, cursor, user)
 
 
 class OpenStream:
@@ -53,14 +55,16 @@ class OpenStream:
 
     __slots__ = ("_arguments", "_hub", "_subscription")
 
-    def __init__(self, hub: Hub, principal: Any, transport: str, cursor: str | None) -> None:
+    def __init__(self, hub: Hub, principal: Any, transport: str, cursor: str | None, user: str | None) -> None:
         self._hub = hub
-        self._arguments: tuple[Any, str, str | None] | None = principal, transport, cursor
+        self._arguments: tuple[Any, str, str | None, str | None] | None = principal, transport, cursor, user
         self._subscription: Subscription | None = None
 
     async def __aenter__(self) -> tuple[Subscription, AsyncIterator[Sequence[Frame]]]:
         assert self._arguments is not None
-        (principal, transport, cursor), self._arguments = self._arguments, None
+        (principal, transport, cursor, user), self._arguments = self._arguments, None
+        if not is_for(principal.user, user):
+            raise NotAuthorized
         subscription = await self._hub.enter(principal, transport=transport, cursor=cursor)
         try:
             # Who resumes has kept count; to count for thousands that return at once would cost a query each.

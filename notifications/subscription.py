@@ -175,7 +175,8 @@ class Subscription:
             if (out := frames()) and (self.write_now is None or not self.write_now(out)):
                 self.unfinished = self.stepper.step(self.write(out))
         except BaseException as error:  # It ends this stream, and no other that is served in the same round.
-            self.waiter.set_exception(error)
+            if not self.waiter.done():  # Else it is ending.
+                self.waiter.set_exception(error)
         else:
             # Not live: the queue had overflowed, and what follows is to be read from the log.
             if self.unfinished is not None or self.ended is not None or not self.live:
@@ -201,13 +202,20 @@ class Subscription:
         self.wake()
 
     def end(self, reason: str, retry: int | None = 0) -> None:
-        """End the stream politely; the first reason stands. Who lost the right to read gets nothing more."""
-        if self.ended is None:
-            self.ended = End(reason, retry)
-            if reason == "revoked":
-                self.live = False
-                self.queue.clear()
-            self.wake()
+        """End the stream politely. Who lost the right to read gets nothing more; else the first reason stands."""
+        if self.ended is not None and (reason != "revoked" or self.ended.reason == "revoked"):
+            return
+        self.ended = End(reason, retry)
+        self.live = False  # What comes from now on, the client reads when it is back.
+        if self.barred:
+            self.queue.clear()
+            self.queued_bytes = 0
+        self.wake()
+
+    @property
+    def barred(self) -> bool:
+        """Whether this ended because something may not be read any more."""
+        return self.ended is not None and self.ended.reason in ("access", "revoked")
 
     def tick(self) -> None:
         """A heartbeat is due."""

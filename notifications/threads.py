@@ -23,8 +23,8 @@ KEEP = 0.5
 class DatabaseThreads(Executor):
     """Runs functions that use the database, on up to ``limit`` daemon threads, started when they are needed.
 
-    A thread closes its connections after :data:`KEEP` idle seconds, and at once if a function raised: the next one
-    finds out for itself whether the database is there.
+    A thread ends, and closes its connections, after :data:`KEEP` idle seconds. It closes them at once if a function
+    raised: the next one finds out for itself whether the database is there.
     """
 
     def __init__(self, limit: int) -> None:
@@ -65,7 +65,12 @@ class DatabaseThreads(Executor):
                 job = self._jobs.get(timeout=KEEP)
             except Empty:
                 _close_connections()
-                job = self._jobs.get()
+                with self._lock:
+                    if self._jobs.empty():
+                        if not self._closed:
+                            self._threads.remove(threading.current_thread())
+                        return
+                continue
             if job is None:
                 _close_connections()
                 return

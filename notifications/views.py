@@ -19,7 +19,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.views.decorators.http import require_GET
 
 from . import handover, sessions, shutdown, sse
-from .access import Principal, TopicsUnknown, principal_of
+from .access import Principal, TopicsUnknown, is_for, principal_of
 from .envelope import bye
 from .hub import AccessUnknown, HubFull, NotAuthorized
 from .origin import origin_allowed
@@ -62,7 +62,7 @@ async def stream(request: HttpRequest) -> HttpResponseBase:
     if current_hub().full:
         return busy()
     principal = await _who(request)
-    if principal is None:
+    if principal is None or not is_for(principal.user, request.GET.get("user")):
         return problem(401, LOG_IN)
     slot: handover.Handover | None = request.scope.get(handover.SCOPE_KEY)  # type: ignore[attr-defined]
     if slot is None:
@@ -87,7 +87,7 @@ def stream_in_thread(request: HttpRequest) -> HttpResponseBase:
     slot.principal = _look_up(request) if slot.session is None else None
     if not slot.accepted:
         return problem(401, LOG_IN)
-    slot.cursor = _cursor(request)
+    slot.cursor, slot.user = _cursor(request), request.GET.get("user")
     return _streaming(HttpResponse(b""))
 
 
@@ -103,8 +103,10 @@ def events(request: HttpRequest) -> HttpResponse:
     if cursor is not None and len(cursor) > conf.cursor_length:
         return problem(400, "The cursor is too long.")
     user = request.user
+    answer = None
     try:
-        answer = poll(user, principal_of(user, request.session), cursor) if user.is_authenticated else None
+        if user.is_authenticated and is_for(user, request.GET.get("user")):
+            answer = poll(user, principal_of(user, request.session), cursor)
     except TopicsUnknown:  # What the site's function raised is in the log.
         return problem(503, "What you may read could not be told; ask again in a few seconds.", **retry_after())
     if answer is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -17,7 +18,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client as Browser
 from django.urls import path
 
-from notifications import views
+from notifications import admission, views
 from notifications.admission import Admission
 from notifications.asgi import wrap
 from tests.clients import InProcess
@@ -68,6 +69,18 @@ def failing(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest
 
 def maintenance(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
     return lambda request: HttpResponse("back soon", status=503)
+
+
+release = threading.Event()
+
+
+def stuck(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    def middleware(request: HttpRequest) -> Any:
+        calls.append(("stuck", in_loop_thread()))
+        release.wait(20)
+        return get_response(request)
+
+    return middleware
 
 
 async def mine(request: HttpRequest) -> HttpResponse:
@@ -189,3 +202,24 @@ class OwnBackend:
 
     def get_user(self, pk: Any) -> User | None:
         return User.objects.filter(pk=pk).first()
+
+
+async def test_middleware_that_is_stuck_holds_nobody_up_for_long(
+    alice: dict[str, str], middleware: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "SOON", 0.05)
+    monkeypatch.setattr(admission, "PATIENCE", 0.2)
+    settings.NOTIFICATIONS = {"REQUEST_THREADS": 1}
+    release.clear()
+    application = middleware("stuck")
+    try:
+        for _ in range(3):
+            async with asyncio.timeout(5), InProcess(application).get(STREAM, alice) as response:
+                assert response.status == 503
+                assert int(response.headers["retry-after"]) > 0
+        assert calls == [("stuck", False)]  # The others needed no thread in the end.
+    finally:
+        release.set()
+    async with asyncio.timeout(5), InProcess(application).get(STREAM, alice) as response:
+        assert response.status == 200
+        assert await anext(response.chunks)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
 
 import pytest
 
-from notifications.access import Access, Principal
+from notifications.access import Access, Principal, user_key
 from notifications.consumers import SUBPROTOCOL, NotificationConsumer
 from notifications.subscription import Subscription
 from tests.clients import Call
@@ -152,6 +153,19 @@ async def test_too_long_a_cursor_is_malformed(stage: Stage, conf: dict[str, Any]
     frames, code = await client.rest()
     assert (code, frames[0]["data"]["code"]) == (4400, 4400)
     await client.leave()
+
+
+async def test_page_of_one_user_is_not_served_for_another(stage: Stage) -> None:
+    stage.start()
+    for key, code in ((user_key("alice"), None), (user_key("bob"), 4401)):
+        client = connected(alice(stage), query=f"user={key}")
+        await client.accepted()
+        if code is None:
+            assert (await client.next())["type"] == "ready"
+        else:
+            frames, closed = await client.rest()
+            assert (closed, [frame["type"] for frame in frames]) == (code, ["error"])
+        await client.leave()
 
 
 async def test_full_process_says_so(stage: Stage, conf: dict[str, Any]) -> None:
@@ -341,6 +355,76 @@ async def test_acknowledgement_of_an_old_cursor_counts_only_what_was_before_it(
         await stage.ring(hint)
     assert (await client.rest())[1] == 4408
     await client.leave()
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda cursor: cursor.rpartition("-")[0] + "-999999",
+        lambda cursor: re.sub(r"-[0-9a-z]+-(\d+)", r"-zz-\1", cursor),
+        lambda cursor: "1.999-zz-999999",
+        lambda cursor: cursor + ".999-zz-1",
+    ],
+    ids=["beyond", "another epoch", "another topic", "one topic more"],
+)
+async def test_acknowledgement_of_what_was_never_sent_counts_nothing(
+    stage: Stage, conf: dict[str, Any], forge: Callable[[str], str]
+) -> None:
+    conf |= {"SLOW_BYTES": 3000, "HINT_BYTES": 10_000, "FRAME_RATE": (1000, 1000)}
+    stage.log.append(TOPIC)
+    client = await opened(stage)
+    await eventually(lambda: subscription(stage).live)
+    for hint in stage.log.append(TOPIC, 20, size=500):
+        if not stage.hub.subscriptions:
+            break
+        await stage.ring(hint)
+        client.send({"type": "ack", "cursor": forge(f"1.1-aa-{hint.seq}")})
+    assert (await client.rest())[1] == 4408
+    await client.leave()
+
+
+async def test_heartbeats_need_no_acknowledgement(stage: Stage, conf: dict[str, Any]) -> None:
+    conf |= {"SLOW_BYTES": 1024, "HEARTBEAT": 0.05, "LIFETIME": 60.0}
+    client = await opened(stage)
+    for _ in range(40):
+        assert (await client.next())["type"] == "heartbeat"
+    assert subscription(stage).ended is None
+    await client.leave()
+
+
+async def test_cursors_count_as_bytes_that_were_sent(stage: Stage, conf: dict[str, Any]) -> None:
+    conf |= {"SLOW_BYTES": 3000}
+    stage.log.append(TOPIC)
+    client = await opened(stage)
+    await eventually(lambda: subscription(stage).live)
+    sent = 0
+    for hint in stage.log.append(TOPIC, 200):
+        if not stage.hub.subscriptions:
+            break
+        await stage.ring(hint)
+        sent += len(json.dumps(await client.next()))
+    assert sent < 2 * 3000
+    await client.leave()
+
+
+async def test_batch_ends_with_the_right_to_read_it(stage: Stage, conf: dict[str, Any]) -> None:
+    class Sipping(Call):
+        """Takes its time for each frame."""
+
+        async def _send(self, message: Mapping[str, Any]) -> None:
+            await super()._send(message)
+            if message["type"] == "websocket.send" and '"ping"' in message["text"]:
+                subscription(stage).end("revoked", None)
+                await asyncio.sleep(0.01)
+
+    stage.log.append(TOPIC, 30)
+    client = connected(alice(stage), query="cursor=1.1-aa-0", call=Sipping)
+    await client.accepted()
+    async with asyncio.timeout(10):
+        frames, code = await client.rest()
+    await client.leave()
+    assert code == 4401
+    assert [frame["type"] for frame in frames] == ["ready", "ping", "bye"]
 
 
 async def test_client_that_does_not_read_is_slow(stage: Stage, conf: dict[str, Any]) -> None:

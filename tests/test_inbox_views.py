@@ -13,7 +13,7 @@ from django.test import Client, override_settings
 from django.urls import reverse
 
 from notifications import inbox
-from notifications.access import cursor_for
+from notifications.access import cursor_for, user_key
 from notifications.models import Notification, Receipt
 from notifications.publishing import notify
 
@@ -61,6 +61,14 @@ def test_inbox_of_a_stranger_leads_to_the_login() -> None:
     assert response.status_code == 302
     assert response["Location"] == "/accounts/login/?next=/notifications/%3Fstatus%3Dunread"
     assert "no-store" in response["Cache-Control"]
+
+
+def test_page_of_one_user_is_not_served_for_another(client: Client, alice: User, bob: User) -> None:
+    notification = notify(alice, "for Alice")
+    assert results(client, f"?user={user_key(alice)}")
+    assert client.get(url("inbox") + f"?user={user_key(bob)}", headers=JSON).status_code == 401
+    assert client.post(url("read", notification.pk) + f"?user={user_key(bob)}", headers=JSON).status_code == 401
+    assert client.post(url("read", notification.pk) + f"?user={user_key(alice)}", headers=JSON).status_code == 200
 
 
 def test_inbox_of_a_stranger_as_json_is_401() -> None:

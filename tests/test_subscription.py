@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import pytest
+
 from notifications.envelope import Envelope, log_envelope
 from notifications.subscription import BEGINNING, End, LiveEvent, Mark, Subscription, TopicState
 from tests.fakes import eventually
@@ -111,8 +113,36 @@ async def test_cursor_with_another_place_in_one_topic() -> None:
 async def test_first_reason_to_end_stands() -> None:
     made = subscription(topic())
     made.end("lifetime", 5)
-    made.end("revoked", None)
+    made.end("capacity", 60)
     assert made.ended == End("lifetime", 5)
+
+
+@pytest.mark.parametrize("reason", ["access", "revoked"])
+async def test_who_lost_a_right_gets_nothing_that_came_after(reason: str) -> None:
+    made = subscription(state := topic())
+    made.live = True
+    made.push(event(state, 1))
+    made.end("capacity", 5)
+    made.push(event(state, 2))
+    assert [frame.seq for frame in made.queue] == [1]  # It had come before, and may be read.
+    made = subscription(state)
+    made.live = True
+    made.push(event(state, 1))
+    made.end(reason, None)
+    made.push(event(state, 2))
+    assert not made.queue
+    assert made.barred
+
+
+async def test_revoked_stands_above_every_other_reason() -> None:
+    made = subscription(state := topic())
+    made.live = True
+    made.push(event(state, 1))
+    made.end("capacity", 5)
+    made.end("revoked", None)
+    made.end("lifetime", 5)
+    assert made.ended == End("revoked", None)
+    assert not made.queue
 
 
 async def test_revoked_empties_the_queue_and_takes_nothing_more() -> None:

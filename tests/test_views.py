@@ -16,6 +16,7 @@ from django.test import Client as Browser, RequestFactory
 from django.urls import reverse
 
 from notifications import notify, stream, views
+from notifications.access import user_key
 from notifications.hub import AccessUnknown, HubFull, NotAuthorized
 from tests.asgi import application, django_application
 from tests.clients import Call, InProcess, Refused, Response, connect
@@ -111,6 +112,17 @@ async def test_who_is_not_logged_in_is_told(serving: None, path: str) -> None:
     for headers in ({}, {"cookie": "sessionid=nonsense"}, {"cookie": ""}):
         status, _, sentence = await problem(path, headers)
         assert (status, "Log in" in sentence) == (401, True)
+
+
+@pytest.mark.parametrize("application", [application, django_application], ids=["wrapped", "not wrapped"])
+@pytest.mark.parametrize("path", [STREAM, EVENTS])
+async def test_page_of_one_user_is_not_served_for_another(browser: Browser, path: str, application: Any) -> None:
+    user = await User.objects.aget(username="alice")
+    async with InProcess(application).get(f"{path}?user={user_key(user)}", cookie(browser)) as response:
+        assert response.status == 200
+    async with InProcess(application).get(f"{path}?user={user_key(user.pk + 1)}", cookie(browser)) as response:
+        assert response.status == 401
+        assert "Log in" in await response.text()
 
 
 @pytest.mark.parametrize("path", [STREAM, EVENTS])

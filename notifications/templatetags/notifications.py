@@ -12,11 +12,10 @@ from django import template
 from django.middleware.csrf import get_token
 from django.template.loader import select_template
 from django.urls import reverse
-from django.utils.crypto import salted_hmac
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _, ngettext
 
-from notifications.access import cursor_for
+from notifications.access import cursor_for, user_key
 from notifications.inbox import Counts, Inbox, Row
 from notifications.models import Preference
 from notifications.preferences import as_json
@@ -178,8 +177,7 @@ def element(context: template.Context, transport: str = "auto") -> dict[str, Any
             "unseen": unseen,
             "transports": " ".join(conf.transports),
             "csrf_token": get_token(request),
-            # Tells the tabs of different people apart without telling who they are.
-            "user": salted_hmac("notifications.user", str(user.pk), algorithm="sha256").hexdigest()[:16],
+            "user": user_key(user),
             "preferences_url": reverse("notifications:preferences"),
             **as_json(preference),
         }

@@ -27,6 +27,7 @@ from django.utils.formats import date_format, number_format
 from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 from django.utils.translation import gettext as _, gettext_lazy, ngettext
 
 from .broadcasts import reach, recipients
@@ -48,6 +49,8 @@ State = Broadcast.State
 
 #: Chosen users whose names a sent broadcast shows.
 NAMES_SHOWN = 20
+#: Characters of a title in a list.
+TITLE_LENGTH = 60
 
 
 class Step(NamedTuple):
@@ -73,8 +76,8 @@ class BroadcastAdmin(_BroadcastAdmin):
     """Compose, send, schedule and recall; afterwards, see what became of it."""
 
     form = BroadcastForm
-    list_display = ("title", "state_shown", "audience_shown", "recipients_shown", "moment", "sender")
-    list_display_links = ("title",)
+    list_display = ("title_shown", "state_shown", "audience_shown", "recipients_shown", "moment", "sender")
+    list_display_links = ("title_shown",)
     list_filter = ("state", "audience", "level", ("sender", admin.RelatedOnlyFieldListFilter))
     list_select_related = ("group", "sender")
     search_fields = ("title", "body")
@@ -112,6 +115,10 @@ class BroadcastAdmin(_BroadcastAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Broadcast]:
         rows: QuerySet[Broadcast] = super().get_queryset(request).annotate(chosen=Count("users"))
         return rows
+
+    @admin.display(description=gettext_lazy("title"), ordering="title")
+    def title_shown(self, broadcast: Broadcast) -> SafeString:
+        return shortened(broadcast.title)
 
     @admin.display(description=gettext_lazy("state"), ordering="state")
     def state_shown(self, broadcast: Broadcast) -> SafeString:
@@ -380,6 +387,11 @@ def shown_time(moment: Any) -> str:
     return date_format(timezone.localtime(moment), "DATETIME_FORMAT")
 
 
+def shortened(title: str) -> SafeString:
+    """Return as much of a title as leaves room for other columns; the whole of it when it is pointed at."""
+    return format_html('<span title="{}">{}</span>', title, Truncator(title).chars(TITLE_LENGTH))
+
+
 def share(part: int, whole: int | None) -> str:
     """Return a number and what share of another it is: "120 (12 %)"."""
     return f"{grouped(part)} ({part * 100 // whole} %)" if whole else grouped(part)
@@ -389,6 +401,9 @@ class ReadOnlyAdmin(_AnyAdmin):
     """To look at. The rows belong to the log and to people's inboxes; changing them by hand would break promises."""
 
     show_full_result_count = False
+
+    class Media:
+        css = {"all": ("notifications/admin/broadcast.css",)}
 
     def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
         return False
@@ -417,7 +432,7 @@ class EventAdmin(ReadOnlyAdmin):
 
 @admin.register(Notification)
 class NotificationAdmin(ReadOnlyAdmin):
-    list_display = ("title", "topic", "kind", "level", "created_at", "expires_at", "recalled_at")
+    list_display = ("title_shown", "topic", "kind", "level", "created_at", "expires_at", "recalled_at")
     list_filter = ("level", "created_at", ("recalled_at", admin.EmptyFieldListFilter))
     search_fields = ("=topic", "=kind", "title__icontains")
     search_help_text = gettext_lazy("Words of the title, or a whole topic (user:42) or kind (order.shipped)")
@@ -427,12 +442,20 @@ class NotificationAdmin(ReadOnlyAdmin):
         "expires_at", "recalled_at",
     )  # fmt: skip
 
+    @admin.display(description=gettext_lazy("title"), ordering="title")
+    def title_shown(self, notification: Notification) -> SafeString:
+        return shortened(notification.title)
+
 
 @admin.register(Receipt)
 class ReceiptAdmin(ReadOnlyAdmin):
-    list_display = ("user", "notification", "seen_at", "read_at", "archived_at", "clicked_at")
+    list_display = ("user", "notification_shown", "seen_at", "read_at", "archived_at", "clicked_at")
     list_select_related = ("user", "notification")
     ordering = ("-pk",)
+
+    @admin.display(description=gettext_lazy("notification"), ordering="notification")
+    def notification_shown(self, receipt: Receipt) -> SafeString:
+        return shortened(str(receipt.notification))
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
         return (f"user__{get_user_model().USERNAME_FIELD}", "notification__title")

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
 from tests.e2e.conftest import House
 
 ADD = "/admin/notifications/broadcast/add/"
+LONG = """
+from django.contrib.auth.models import User
+from notifications import broadcast, notify
+from notifications.inbox import mark_read
+
+sam = User.objects.get(username="sam")
+broadcast(title, audience=[sam])
+mark_read(sam, [notify(sam, title).pk])
+"""
 
 
 @pytest_asyncio.fixture(loop_scope="package")
@@ -74,3 +84,51 @@ async def test_send_to_a_person_found_by_typing(page: Page) -> None:
     await page.locator("[name=_send]").click()
     await page.get_by_role("button", name="Send to 1 person").click()
     await expect(page.get_by_text("“For Alice” was sent to 1 person.")).to_be_visible()
+
+
+async def wide(page: Page) -> int:
+    """Return by how many pixels the page is wider than its window, or a part of it than that part's place."""
+    return int(
+        await page.evaluate(
+            """() => Math.max(...["html", "#main", ".content"].map((part) => {
+              const element = document.querySelector(part);
+              return element.scrollWidth - element.clientWidth;
+            }))"""
+        )
+    )
+
+
+async def test_title_without_spaces_fits_every_page(page: Page) -> None:
+    await page.get_by_label("Title").fill("W" * 200)
+    await page.locator("[name=_send]").click()
+    await expect(page.locator(".broadcast-size")).to_be_visible()
+    assert await wide(page) == 0
+    await page.get_by_role("link", name="Not yet").click()
+    await expect(page.locator("[name=_send]")).to_be_visible()
+    assert await wide(page) == 0
+    change = page.url
+    await page.get_by_role("link", name="Delete").click()
+    await expect(page.get_by_text("Are you sure")).to_be_visible()
+    assert await wide(page) == 0
+    await page.goto(change)
+    await page.locator("[name=_send]").click()
+    await page.get_by_role("button", name="Send to").click()
+    await expect(page.get_by_text("What became of it")).to_be_visible()
+    assert await wide(page) == 0
+    await page.get_by_role("link", name="Recall…").click()
+    await expect(page.get_by_role("button", name="Recall it")).to_be_visible()
+    assert await wide(page) == 0
+    await page.get_by_role("button", name="Recall it").click()
+    await expect(page.get_by_text("was recalled.")).to_be_visible()
+    assert await wide(page) == 0
+
+
+@pytest.mark.parametrize("model", ["broadcast", "notification", "receipt"])
+async def test_title_without_spaces_leaves_room_for_the_other_columns(page: Page, house: House, model: str) -> None:
+    house.worker.run(LONG, title="W" * 200)
+    await page.goto(f"/admin/notifications/{model}/")
+    await expect(page.locator("#result_list tbody tr").first).to_contain_text("WWW…")
+    last = page.locator("#result_list tbody tr").first.locator("td, th").last
+    box = await last.bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= page.viewport_size["width"]  # type: ignore[index]

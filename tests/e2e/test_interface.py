@@ -104,6 +104,127 @@ async def test_list_of_one_kind_keeps_others_out(alice: BrowserContext, worker: 
     await expect(titles).to_have_text(["Delivered", "Sale", "Shipped", "Sale", "Shipped"])
 
 
+async def test_double_click_does_one_thing_and_undo_takes_back_all_of_one_kind(
+    alice: BrowserContext, worker: Worker
+) -> None:
+    publish(worker, "row", 4)
+    page = await open_page(alice)
+    await open_bell(page, 4)
+    first = page.locator(ROWS).first
+    await first.locator("[data-action=archive]").dblclick()
+    await expect(page.locator(ROWS)).to_have_count(3)
+    await first.locator("[data-action=read]").dblclick()
+    await expect(first).to_have_attribute("data-read", "")
+    await page.locator(ROWS).nth(1).locator("[data-action=archive]").click()
+    await expect(page.locator(ROWS)).to_have_count(2)
+    await page.locator("notification-bell [data-undo-button]").click()
+    await expect(page.locator(ROWS)).to_have_count(4)
+
+
+@pytest.mark.parametrize("path", ["/", "/notifications/"])
+async def test_refused_action_is_said_where_it_was_done(alice: BrowserContext, worker: Worker, path: str) -> None:
+    publish(worker, "row", 2)
+    page = await open_page(alice, path)
+    scope = "notification-inbox" if path == "/notifications/" else "notification-bell"
+    if path == "/":
+        await open_bell(page, 2)
+    await page.route("**/archive/*", lambda route: route.fulfill(status=403, json={"error": "CSRF"}))
+    await page.locator(f"{scope} [data-rows] [data-action=archive]").first.click()
+    bar = page.locator(f"{scope} [data-undo]")
+    await expect(bar).to_contain_text("That could not be saved.")
+    await expect(bar.get_by_text("That could not be saved.")).to_be_visible()
+    await expect(bar.get_by_text("Archived.")).to_be_hidden()
+    await expect(bar.locator("[data-undo-button]")).to_be_hidden()
+    await expect(page.locator(f"{scope} [data-rows] [data-id]")).to_have_count(2)
+
+
+async def test_action_is_taken_after_another_login_changed_the_token(alice: BrowserContext, worker: Worker) -> None:
+    publish(worker, "row", 1)
+    page = await open_page(alice, "/notifications/")
+    other = (await alice.cookies())[0]
+    await alice.add_cookies([{"name": "csrftoken", "value": "a" * 32, "url": f"http://{other['domain']}"}])
+    await page.locator("notification-inbox [data-rows] [data-action=archive]").click()
+    pending = "document.querySelector('notification-bell').inbox.pending"
+    await eventually(lambda: page.evaluate(pending), lambda count: count == 0)
+    await expect(page.locator("notification-inbox [data-undo-button]")).to_be_visible()
+    await page.reload()
+    await expect(page.locator("notification-inbox [data-rows] [data-id]")).to_have_count(0)
+
+
+async def test_toasts_go_when_the_bell_opens_and_when_they_are_archived(alice: BrowserContext, worker: Worker) -> None:
+    page = await open_page(alice, "/")
+    (id,) = notify(worker, {"title": "One", "url": "/orders/"})
+    toasts = page.locator(TOAST)
+    await expect(toasts).to_have_count(1)
+    await page.evaluate(f"document.querySelector('notification-bell').inbox.act('archive', [{id}])")
+    await expect(toasts).to_have_count(0, timeout=2000)
+    notify(worker, {"title": "Two", "url": "/orders/"})
+    await expect(toasts).to_have_count(1)
+    await page.click(BELL)
+    await expect(toasts).to_have_count(0, timeout=2000)
+
+
+async def test_empty_inbox_page_gets_its_buttons_with_its_first_rows(alice: BrowserContext, worker: Worker) -> None:
+    page = await open_page(alice, "/notifications/")
+    list = page.locator("notification-inbox")
+    everything = list.get_by_role("button", name="Mark all as read")
+    kind = list.get_by_role("combobox", name="Kind")
+    await expect(everything).to_be_hidden()
+    notify(worker, {"kind": "order.progress", "title": "Shipped"}, {"kind": "unheard.of", "title": "Sale"})
+    await expect(list.locator("[data-rows] [data-id]")).to_have_count(2)
+    await expect(kind.locator("option", has_text="unheard.of")).to_have_count(1)
+    await list.get_by_role("checkbox").first.check()
+    await list.get_by_role("group").get_by_role("button", name="Archive").click()
+    await expect(list.locator("[data-rows] [data-id]")).to_have_count(1)
+    await everything.click()
+    await expect(list.locator("[data-rows] [data-id][data-read]")).to_have_count(1)
+    await kind.select_option(label="My orders")
+    await page.wait_for_url("**kind=order.progress**")
+    await page.get_by_role("link", name="Settings").first.click()
+    await page.wait_for_url("**/notifications/preferences/")
+
+
+#: Whether nothing has the focus.
+LOST = "() => document.activeElement === document.body"
+
+
+async def test_focus_stays_in_the_list_when_what_had_it_goes(alice: BrowserContext, worker: Worker) -> None:
+    publish(worker, "row", 3)
+    page = await open_page(alice, "/")
+    await page.route("**/notifications/?*", lambda route: route.abort())
+    await page.click(BELL)
+    again = page.locator("notification-bell [data-retry]")
+    await expect(again).to_be_visible()
+    await page.unroute("**/notifications/?*")
+    await again.press("Enter")
+    await expect(page.locator(ROWS)).to_have_count(3)
+    assert not await page.evaluate(LOST)
+    await page.locator("notification-bell [data-read-all]").press("Enter")
+    await expect(page.locator(f"{ROWS}[data-read]")).to_have_count(3)
+    await expect(page.locator("notification-bell [data-read-all]")).to_be_focused()
+    publish(worker, "row")
+    await page.goto("/notifications/")
+    await state(page, lambda state: state["readyState"] == 1)
+    list = page.locator("notification-inbox")
+    group = list.get_by_role("group")
+    for name in ("Mark as read", "Archive"):
+        await list.get_by_role("checkbox").first.check()
+        await group.get_by_role("button", name=name).press("Enter")
+        await expect(group).to_be_hidden()
+        assert not await page.evaluate(LOST)
+    publish(worker, "row")
+    await list.get_by_role("button", name="Mark all as read").press("Enter")
+    await expect(list.get_by_role("heading", name="Notifications")).to_be_focused()
+
+
+async def test_long_body_can_be_read_to_its_end(alice: BrowserContext, worker: Worker) -> None:
+    notify(worker, {"kind": "shop.notice", "title": "Terms", "body": "A line of the terms.\n" * 30})
+    page = await open_page(alice, "/notifications/")
+    for place in ("notification-inbox", "notification-banner"):
+        body = page.locator(f"{place} .notification-body").first
+        assert await body.evaluate("(body) => body.scrollHeight <= body.clientHeight")
+
+
 #: A platform that notes what it is asked to show. The site has an icon for when there is something new.
 PLATFORM = """
 window.badges = [];

@@ -22,8 +22,9 @@ export class NotificationBell extends NotificationElement {
     on(this.inbox, "counts", () => this.#count());
     on(this.inbox, "reset", () => this.#recount(true));
     on(document, "visibilitychange", () => this.#recount(this.#recounting));
-    on(this.inbox, "rejected", () => this.#say(this.$("rejected").textContent));
-    on(this.$("read-all"), "click", () => this.inbox.readAll());
+    // In the open panel the list shows it.
+    on(this.inbox, "rejected", () => this.open || this.#say(this.$("rejected").textContent));
+    on(this.$("read-all"), "click", () => this.inbox.unread && this.inbox.readAll());
     on(this.client, "state", () => this.#connection());
     on(this.client, "notification", ({ detail }) => this.#arrived(detail));
     if (panel.showPopover) {
@@ -141,7 +142,8 @@ export class NotificationBell extends NotificationElement {
       count.textContent = unread ? capped(unread) : "";
       count.hidden = !unread;
     }
-    if (all) all.disabled = !unread;
+    // Disabled it would lose the focus to the page.
+    all?.setAttribute("aria-disabled", !unread);
     showCount(unseen ?? 0, this.getAttribute("favicon"));
   }
 

@@ -28,12 +28,16 @@ export class List {
     const on = (target, type, fn) => target?.addEventListener(type, fn, { signal });
     on(inbox, "change", ({ detail }) => this.#change(detail));
     on(inbox, "reset", () => this.#invalidate());
+    on(inbox, "rejected", () => this.#tell("rejected"));
     on(this.#rowsElement, "click", (event) => this.#clicked(event));
     on(this.#rowsElement, "auxclick", (event) => event.button === 1 && this.#clicked(event));
     on(root, "keydown", (event) => this.#key(event));
     on(this.#part("pill"), "click", () => this.#release(true));
     on(this.#part("more"), "click", () => this.load(true));
-    on(this.#part("retry"), "click", () => this.load());
+    on(this.#part("retry"), "click", () => {
+      this.load();
+      this.rest();
+    });
     on(this.#part("undo-button"), "click", () => this.#takeBack());
     on(this.#part("kinds"), "change", ({ target }) => this.show(this.#status, target.value));
     for (const tab of this.#tabs) on(tab, "click", () => this.show(tab.dataset.status, this.#kind));
@@ -112,6 +116,11 @@ export class List {
     this.#loading = null;
     this.#rowsElement.removeAttribute("aria-busy");
     this.#settle();
+  }
+
+  /** Give the focus a place when what had it is gone. */
+  rest() {
+    (this.#scroller ?? this.#part("heading"))?.focus({ preventScroll: true });
   }
 
   get newest() {
@@ -203,7 +212,7 @@ export class List {
     const focused = place.contains(place.getRootNode().activeElement);
     const neighbour = place.nextElementSibling ?? place.previousElementSibling;
     place.remove();
-    if (focused) neighbour ? focusRow(neighbour) : (this.#scroller ?? this.#rowsElement).focus();
+    if (focused) neighbour ? focusRow(neighbour) : this.rest();
   }
 
   #clear() {
@@ -246,7 +255,8 @@ export class List {
     const button = event.target.closest("[data-action]");
     if (button) {
       event.preventDefault();
-      this.act(button.dataset.action, [id], button);
+      // The second of a double click is not meant for the row that has moved up, or the button that has changed.
+      if (event.detail < 2) this.act(button.dataset.action, [id]);
     } else if (event.target.closest("a[data-link][href]")) {
       this.#inbox.act("clicked", [id]);
     }
@@ -260,10 +270,20 @@ export class List {
   }
 
   #offerUndo(action, ids) {
+    const opposite = { archive: "unarchive", unarchive: "archive", read: "unread", unread: "read" }[action];
+    // While the bar is up, it takes back all that it was up for.
+    const before = this.#part("undo")?.hidden === false && this.#undo?.action === opposite ? this.#undo.ids : [];
+    this.#undo = { action: opposite, ids: [...new Set([...before, ...ids])] };
+    this.#tell(action);
+  }
+
+  /** Say in the bar what was done, or that it was not. */
+  #tell(word) {
     const bar = this.#part("undo");
     if (!bar) return;
-    this.#undo = { action: { archive: "unarchive", unarchive: "archive", read: "unread", unread: "read" }[action], ids };
-    for (const text of bar.querySelectorAll("[data-for]")) text.hidden = text.dataset.for !== action;
+    if (word === "rejected") this.#undo = null;
+    for (const text of bar.querySelectorAll("[data-for]")) text.hidden = text.dataset.for !== word;
+    this.#toggle("undo-button", this.#undo);
     bar.hidden = false;
     this.#expireUndo();
   }

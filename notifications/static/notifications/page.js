@@ -18,17 +18,34 @@ export class NotificationInbox extends NotificationElement {
       const boxes = [...event.currentTarget.querySelectorAll("input[name=ids]:checked")];
       for (const box of boxes) box.checked = false;
       if (boxes.length) list.act(value, boxes.map((box) => Number(box.value)));
+      // The bar with the buttons goes with the last of the ticks.
+      const left = boxes.find((box) => box.isConnected);
+      left ? left.focus({ preventScroll: true }) : list.rest();
     });
     on(this.$("read-all"), "submit", (event) => {
       event.preventDefault();
       this.inbox.readAll();
+      list.rest(); // there is nothing to mark any more, and the button goes
     });
-    on(this.querySelector(".notification-filter select"), "change", ({ target }) => target.form.requestSubmit());
+    on(this.#filter, "change", ({ target }) => target.form.requestSubmit());
+    on(this.inbox, "change", ({ detail }) => detail.added.forEach((id) => this.#offer(this.inbox.items.get(id).kind)));
     const see = () => list.live && document.visibilityState === "visible" && this.inbox.see();
     on(this.client, "notification", see);
     on(document, "visibilitychange", see);
     see();
     this.#count();
+  }
+
+  get #filter() {
+    return this.querySelector(".notification-filter select");
+  }
+
+  /** A kind that the page has not seen before can be filtered by from then on. */
+  #offer(kind) {
+    if (!this.#filter) return;
+    const { options, form, dataset } = this.#filter;
+    if (![...options].some(({ value }) => value === kind)) options.add(new Option(JSON.parse(dataset.labels ?? "{}")[kind] ?? kind, kind));
+    if (options.length > 2) form.hidden = false;
   }
 
   #count() {

@@ -84,7 +84,8 @@ export class NotificationToasts extends NotificationElement {
   }
 
   #changed({ changed, removed }) {
-    const gone = new Set([...removed, ...changed.filter((id) => this.inbox.items.get(id)?.read)]);
+    const known = (id) => ["read", "seen", "archived"].some((key) => this.inbox.items.get(id)?.[key]);
+    const gone = new Set([...removed, ...changed.filter(known)]);
     if (!gone.size) return;
     for (const toast of [...this.#toasts]) if (toast.ids.every((id) => gone.has(id))) this.#dismiss(toast);
   }

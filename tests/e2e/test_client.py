@@ -225,6 +225,35 @@ async def test_logged_out_stops_for_good_and_says_so(alice: BrowserContext, prox
     await expect(page.locator("notification-bell [data-when=out]")).to_be_visible()
 
 
+async def test_page_of_alice_never_becomes_one_of_bob(
+    alice: BrowserContext, proxy: Proxy, site: Site, worker: Worker
+) -> None:
+    ids = publish(worker, "for her")
+    page = await open_page(alice)
+    await page.click(BELL)
+    row = page.locator("notification-bell [data-rows] [data-id]")
+    await expect(row).to_have_count(1)
+    # In another tab she logs out, and he logs in.
+    await alice.add_cookies([{"name": "sessionid", "value": site.sessions["bob"], "url": proxy.url}])
+    publish(worker, "for him", name="bob")
+    proxy.cut()
+    it = await state(page, lambda state: state["readyState"] == 2)
+    assert it["reason"] == "unauthorized"
+    await expect(page.locator("notification-bell [data-when=out]")).to_be_visible()
+    await row.hover()
+    await row.locator("[data-action=archive]").click()
+    answer = await page.evaluate("document.querySelector('notification-bell').inbox.load().catch(String)")
+    assert answer == "Error: HTTP 401"
+    assert await page.evaluate("heard") == []
+    assert inbox(worker)["unread"] == ids
+    # She is back: what she did meanwhile is done.
+    await alice.add_cookies([{"name": "sessionid", "value": site.sessions["alice"], "url": proxy.url}])
+    page = await open_page(alice)
+    pending = "document.querySelector('notification-bell').inbox.pending"
+    await eventually(lambda: page.evaluate(pending), lambda count: count == 0)
+    assert inbox(worker)["archived"] == ids
+
+
 async def test_inbox_page_becomes_live(alice: BrowserContext, worker: Worker) -> None:
     publish(worker, "there", 2)
     page = await open_page(alice, "/notifications/")
@@ -250,6 +279,8 @@ async def test_inbox_page_without_javascript(browser: Browser, site: Site, proxy
     await context.add_cookies([{"name": "sessionid", "value": site.sessions["alice"], "url": proxy.url}])
     publish(worker, "old", 25)
     page = await context.new_page()
+    await page.goto("/orders/")
+    await expect(page.locator("[hidden]").locator("visible=true")).to_have_count(0)
     await page.goto("/notifications/")
     rows = page.locator(".notification-rows > li")
     await expect(rows).to_have_count(20)

@@ -13,7 +13,7 @@ from tests.servers import ROOT, Site
 SETTINGS = """
 from tests.settings import *
 
-INSTALLED_APPS = ["people", *(app for app in INSTALLED_APPS if app not in ("django.contrib.admin", "tests.site"))]
+INSTALLED_APPS = ["daphne", "people", *(app for app in INSTALLED_APPS if app not in ("django.contrib.admin", "tests.site"))]
 AUTH_USER_MODEL = "people.Person"
 ROOT_URLCONF = "people.urls"
 """

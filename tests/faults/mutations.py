@@ -69,8 +69,8 @@ MUTATIONS = (
     Mutation(
         "generator guard",
         "notifications/handover.py",
-        '    except Exception:\n        logger.exception("a stream failed; its client is asked to return")',
-        '    except ZeroDivisionError:\n        logger.exception("a stream failed; its client is asked to return")',
+        'except Exception:\n            logger.exception("a stream failed; its client is asked to return")',
+        'except ZeroDivisionError:\n            logger.exception("a stream failed; its client is asked to return")',
         f"{CORE}::test_exception_in_a_stream_still_ends_the_response",
     ),
     Mutation(

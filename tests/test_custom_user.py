@@ -13,7 +13,9 @@ from tests.servers import ROOT, Site
 SETTINGS = """
 from tests.settings import *
 
-INSTALLED_APPS = ["daphne", "people", *(app for app in INSTALLED_APPS if app not in ("django.contrib.admin", "tests.site"))]
+INSTALLED_APPS = ["daphne", "people", *INSTALLED_APPS]
+for name in ("django.contrib.admin", "tests.site"):
+    INSTALLED_APPS.remove(name)
 AUTH_USER_MODEL = "people.Person"
 ROOT_URLCONF = "people.urls"
 """

@@ -141,7 +141,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
 
     async def _stream(self) -> int:
         query = parse_qs(self.scope.get("query_string", b"").decode("latin-1"))
-        cursor, user = query.get("cursor", [None])[-1], query.get("user", [None])[-1]
+        cursor, user = query.get("cursor", [None])[-1], query.get("for", [None])[-1]
         if cursor is not None and len(cursor) > conf.cursor_length:
             await self._error(CloseCode.MALFORMED, "the cursor is too long")
             return CloseCode.MALFORMED

@@ -71,7 +71,7 @@ class PersonalView(View):
 
     def respond(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         json = wants_json(request)
-        if not request.user.is_authenticated or not is_for(request.user, request.GET.get("user")):
+        if not request.user.is_authenticated or not is_for(request.user, request.GET.get("for")):
             if json:
                 return JsonResponse({"error": _("Log in to read your notifications.")}, status=401)
             return redirect_to_login(request.get_full_path() if hasattr(self, "get") else inbox_url(request))

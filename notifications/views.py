@@ -62,7 +62,7 @@ async def stream(request: HttpRequest) -> HttpResponseBase:
     if current_hub().full:
         return busy()
     principal = await _who(request)
-    if principal is None or not is_for(principal.user, request.GET.get("user")):
+    if principal is None or not is_for(principal.user, request.GET.get("for")):
         return problem(401, LOG_IN)
     slot: handover.Handover | None = request.scope.get(handover.SCOPE_KEY)  # type: ignore[attr-defined]
     if slot is None:
@@ -87,7 +87,7 @@ def stream_in_thread(request: HttpRequest) -> HttpResponseBase:
     slot.principal = _look_up(request) if slot.session is None else None
     if not slot.accepted:
         return problem(401, LOG_IN)
-    slot.cursor, slot.user = _cursor(request), request.GET.get("user")
+    slot.cursor, slot.user = _cursor(request), request.GET.get("for")
     return _streaming(HttpResponse(b""))
 
 
@@ -105,7 +105,7 @@ def events(request: HttpRequest) -> HttpResponse:
     user = request.user
     answer = None
     try:
-        if user.is_authenticated and is_for(user, request.GET.get("user")):
+        if user.is_authenticated and is_for(user, request.GET.get("for")):
             answer = poll(user, principal_of(user, request.session), cursor)
     except TopicsUnknown:  # What the site's function raised is in the log.
         return problem(503, "What you may read could not be told; ask again in a few seconds.", **retry_after())

@@ -158,7 +158,7 @@ async def test_too_long_a_cursor_is_malformed(stage: Stage, conf: dict[str, Any]
 async def test_page_of_one_user_is_not_served_for_another(stage: Stage) -> None:
     stage.start()
     for key, code in ((user_key("alice"), None), (user_key("bob"), 4401)):
-        client = connected(alice(stage), query=f"user={key}")
+        client = connected(alice(stage), query=f"for={key}")
         await client.accepted()
         if code is None:
             assert (await client.next())["type"] == "ready"

@@ -688,14 +688,13 @@ class Unknown:
 
 
 async def test_stream_begins_without_a_layer_of_the_name(
-    stage: Stage, conf: dict[str, Any], changes: list[bool], monkeypatch: pytest.MonkeyPatch
+    stage: Stage, conf: dict[str, Any], changes: list[bool]
 ) -> None:
     def unavailable() -> Any:
         raise doorbell.LayerUnavailable("no layer of that name")
 
     conf["SAFETY_INTERVAL"] = 0.05
-    monkeypatch.setattr(doorbell, "channel_layer", unavailable)
-    with patched(**QUICK):
+    with patched(**QUICK), mock.patch.object(doorbell, "channel_layer", unavailable):
         async with stage.live() as reading:
             assert not stage.hub.topics[TOPIC].confirmed
             assert await stage.hub.link.join([TOPIC], anyway=True) == set()
@@ -705,10 +704,9 @@ async def test_stream_begins_without_a_layer_of_the_name(
         assert changes == [False]
 
 
-async def test_stream_is_live_on_a_layer_that_tells_no_hosts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stream_is_live_on_a_layer_that_tells_no_hosts(stage: Stage) -> None:
     layer = Unknown(stage.layer)
-    monkeypatch.setattr(doorbell, "channel_layer", lambda: layer)
-    with patched(**QUICK):
+    with patched(**QUICK), mock.patch.object(doorbell, "channel_layer", lambda: layer):
         async with stage.live() as reading:
             assert (stage.hub.link.hosts(), stage.hub.link.links()) == (2, 1)
             await stage.ring(*stage.log.append(TOPIC))

@@ -65,10 +65,10 @@ def test_inbox_of_a_stranger_leads_to_the_login() -> None:
 
 def test_page_of_one_user_is_not_served_for_another(client: Client, alice: User, bob: User) -> None:
     notification = notify(alice, "for Alice")
-    assert results(client, f"?user={user_key(alice)}")
-    assert client.get(url("inbox") + f"?user={user_key(bob)}", headers=JSON).status_code == 401
-    assert client.post(url("read", notification.pk) + f"?user={user_key(bob)}", headers=JSON).status_code == 401
-    assert client.post(url("read", notification.pk) + f"?user={user_key(alice)}", headers=JSON).status_code == 200
+    assert results(client, f"?for={user_key(alice)}")
+    assert client.get(url("inbox") + f"?for={user_key(bob)}", headers=JSON).status_code == 401
+    assert client.post(url("read", notification.pk) + f"?for={user_key(bob)}", headers=JSON).status_code == 401
+    assert client.post(url("read", notification.pk) + f"?for={user_key(alice)}", headers=JSON).status_code == 200
 
 
 def test_inbox_of_a_stranger_as_json_is_401() -> None:

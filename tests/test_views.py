@@ -118,9 +118,9 @@ async def test_who_is_not_logged_in_is_told(serving: None, path: str) -> None:
 @pytest.mark.parametrize("path", [STREAM, EVENTS])
 async def test_page_of_one_user_is_not_served_for_another(browser: Browser, path: str, application: Any) -> None:
     user = await User.objects.aget(username="alice")
-    async with InProcess(application).get(f"{path}?user={user_key(user)}", cookie(browser)) as response:
+    async with InProcess(application).get(f"{path}?for={user_key(user)}", cookie(browser)) as response:
         assert response.status == 200
-    async with InProcess(application).get(f"{path}?user={user_key(user.pk + 1)}", cookie(browser)) as response:
+    async with InProcess(application).get(f"{path}?for={user_key(user.pk + 1)}", cookie(browser)) as response:
         assert response.status == 401
         assert "Log in" in await response.text()
 

@@ -47,7 +47,7 @@ test("a tab that catches up says for whom it was made", async () => {
   send(leader, "notification", "c1", note(1));
   const other = await open({ cursor: "long ago" });
   await clock.advance(1000);
-  assert.deepEqual(other.requests.map(({ url }) => url.searchParams.get("user")), ["u"]);
+  assert.deepEqual(other.requests.map(({ url }) => url.searchParams.get("for")), ["u"]);
 });
 
 test("a page whose network goes says so at once, in all tabs", async () => {

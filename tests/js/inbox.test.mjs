@@ -354,9 +354,9 @@ test("a page that can not be loaded says so", async () => {
 
 test("asks for the view, and follows next as it is", async () => {
   await inbox.load({ status: "unread", kind: "order.shipped" });
-  assert.equal(tab.requests.at(-1).url.search, "?status=unread&kind=order.shipped&format=json&user=u");
+  assert.equal(tab.requests.at(-1).url.search, "?status=unread&kind=order.shipped&format=json&for=u");
   await inbox.load({ next: "/notifications/?before=7" });
-  assert.equal(tab.requests.at(-1).url.search, "?before=7&format=json&user=u");
+  assert.equal(tab.requests.at(-1).url.search, "?before=7&format=json&for=u");
 });
 
 test("each request says for whom the page was made, where it knows", async () => {
@@ -364,10 +364,10 @@ test("each request says for whom the page was made, where it knows", async () =>
   inbox.act("read", [1]);
   inbox.readAll();
   await settle();
-  assert.deepEqual(tab.requests.map(({ url }) => url.searchParams.get("user")), ["u", "u", "u"]);
+  assert.deepEqual(tab.requests.map(({ url }) => url.searchParams.get("for")), ["u", "u", "u"]);
   [client, tab, inbox] = open({ user: undefined });
   await inbox.load();
-  assert.equal(tab.requests.at(-1).url.searchParams.get("user"), null);
+  assert.equal(tab.requests.at(-1).url.searchParams.get("for"), null);
 });
 
 test("logged out: what was done is kept, and sent when this person is back", async () => {

@@ -40,7 +40,7 @@ test("each of them says for whom the page was made, where it knows", async () =>
     close();
   }
   const addresses = [...env.requests.map(({ url }) => url), ...[env.WebSocket, env.EventSource].map(({ all }) => new URL(all[0].url))];
-  assert.deepEqual(addresses.map((url) => url.searchParams.get("user")), ["k e+y", "k e+y", "k e+y", "k e+y"]);
+  assert.deepEqual(addresses.map((url) => url.searchParams.get("for")), ["k e+y", "k e+y", "k e+y", "k e+y"]);
 });
 
 test("sse passes on events of any type, retry and the end", async () => {

@@ -313,7 +313,7 @@ export class Inbox extends EventTarget {
 
   /** Say for whom this page was made: whoever else is logged in by now is not meant. */
   #sign(url) {
-    if (this.#user) url.searchParams.set("user", this.#user);
+    if (this.#user) url.searchParams.set("for", this.#user);
     return url;
   }
 

@@ -11,7 +11,7 @@ export const TYPES = "ready notification read seen archived recalled preferences
 
 export function address({ url, cursor, user, env }) {
   const result = new URL(url, env.base);
-  for (const [name, value] of Object.entries({ cursor, user })) if (value) result.searchParams.set(name, value);
+  for (const [name, value] of Object.entries({ cursor, for: user })) if (value) result.searchParams.set(name, value);
   return result;
 }
 

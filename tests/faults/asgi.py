@@ -82,6 +82,7 @@ link.Link.join = count_joins  # type: ignore[method-assign]
 armed: Counter[str] = Counter()
 KINDS = {"runtime": RuntimeError, "type": TypeError, "os": ConnectionResetError}
 kind = "runtime"
+breakable_sends = False
 
 
 def fails(name: str) -> None:
@@ -182,7 +183,7 @@ def state() -> dict[str, Any]:
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
     """The site; and, under ``/faults/``, the instruments."""
-    global kind
+    global kind, breakable_sends
     if scope["type"] != "http" or not scope["path"].startswith("/faults/"):
 
         async def breakable_send(message: Any) -> None:
@@ -190,12 +191,15 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
                 fails("send")
             await send(message)
 
-        return await wrapped(scope, receive, breakable_send)
+        # Otherwise the server's own, so that live events are written past it as they are in a site.
+        return await wrapped(scope, receive, breakable_send if breakable_sends else send)
     query = dict(parse_qsl(scope["query_string"].decode()))
     answer: Any = {}
     match scope["path"]:
         case "/faults/state":
             answer = state()
+        case "/faults/breakable":
+            breakable_sends = True
         case "/faults/raise":
             kind = query.get("kind", "runtime")
             armed[query["at"]] = int(query.get("times", 1))

@@ -169,6 +169,7 @@ PLACES = ["authorize", "heads", "unread", "wait", "take", "encode", "encode json
 def broken_stream(cluster: Cluster, row: Row, kinds: tuple[str, ...] = ("runtime", "type", "os")) -> None:
     """Let a stream of the cluster's one server raise at each place; its client must see the end of it at once."""
     server = cluster.servers[0]
+    cluster.instrument(server, "breakable")
     # Itself counted, which daphne does not do the first time.
     held = max(1, cluster.state(server)["connections"])
     slowest = 0.0
@@ -221,7 +222,8 @@ async def break_stream(cluster: Cluster, transport: str, place: str, kind: str, 
                     await asyncio.to_thread(request_order, cluster)
                     began = loop.time()
                 elif not later and not (await arm("armed")).get(place):
-                    continue
+                    if event.type == "heartbeat":
+                        return None  # It was the hub's own business, which tried again.
                 elif event.type in ("notification", "heartbeat") and (await arm("armed")).get(place):
                     return None
     except (Closed, Refused):

@@ -68,11 +68,13 @@ def publish_slowly(worker: Worker, count: int) -> list[int]:
     return ids
 
 
-async def test_thirty_tabs_hold_one_stream_and_outlive_the_one_that_holds_it(
-    alice: BrowserContext, proxy: Proxy, worker: Worker
+# Thirty tabs and ten restarts with the long runs: `make faults ONLY="-k tabs"`.
+@pytest.mark.parametrize("tabs", [12, pytest.param(30, marks=pytest.mark.faults)])
+async def test_many_tabs_hold_one_stream_and_outlive_the_one_that_holds_it(
+    alice: BrowserContext, proxy: Proxy, worker: Worker, tabs: int
 ) -> None:
     pages: list[Page] = []
-    for _ in range(5):
+    while len(pages) < tabs:
         pages += await asyncio.gather(*(open_page(alice, "/notifications/preferences/") for _ in range(6)))
     await eventually(streams(proxy), lambda count: count == 1)
     ids = publish(worker, "for all")
@@ -98,9 +100,9 @@ async def test_thirty_tabs_hold_one_stream_and_outlive_the_one_that_holds_it(
     ids += await publishing
     # Whatever shared a process with it, which is the browser's to decide, is gone with it.
     survivors = [page for page in pages if page not in crashed]
-    assert len(survivors) >= 20
+    assert len(survivors) >= tabs * 2 // 3
     for page in survivors:
-        await heard(page, ids)
+        await heard(page, ids, within=90)
         await expect(page.locator(BADGE)).to_have_text("99+")
     await eventually(streams(proxy), lambda count: count == 1)
     assert sum([await leads(page) for page in survivors]) == 1
@@ -136,15 +138,16 @@ async def test_leader_closed_while_200_are_published_loses_and_doubles_nothing(
     assert proxy.streams() == 1
 
 
-async def test_server_restarted_ten_times_under_publication_on_mixed_transports(
-    alice: BrowserContext, server: AsgiServer, worker: Worker
+@pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.faults)])
+async def test_server_restarted_under_publication_on_mixed_transports(
+    alice: BrowserContext, server: AsgiServer, worker: Worker, times: int
 ) -> None:
     pages = [await open_page(alice) for _ in range(5)]
     for page, transport in zip(pages, ("sse", "websocket", "polling", "auto", "auto"), strict=True):
         await page.evaluate("(name) => document.querySelector('notification-bell').client.use(name)", transport)
         await state(page, lambda state: state["readyState"] == 1)
     ids: list[int] = []
-    for round in range(10):
+    for round in range(times):
         publishing = asyncio.create_task(asyncio.to_thread(publish_slowly, worker, 20))
         await asyncio.to_thread(server.terminate if round % 2 else server.kill)
         await asyncio.to_thread(server.start)

@@ -16,6 +16,7 @@ LIFETIME, STREAMS = 600.0, 10_000
 #: How much of a core a process may use, so that it is not late when more comes at once.
 BUSY = 0.5
 #: What one of these has: Redis works on one core; PostgreSQL on a machine of its own, with its default of connections.
+#: A process holds that many for its streams; while many connect, it has REQUEST_THREADS more for some seconds.
 REDIS_CORES, DATABASE_CORES, DATABASE_CONNECTIONS, CONNECTIONS_PER_PROCESS = 1, 8, 100, 4
 #: Queries of one ``notify()``.
 NOTIFY_QUERIES = 6

@@ -9,6 +9,8 @@ through the same middleware in its synchronous form, as under a WSGI server: onc
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from functools import cached_property
 from io import BytesIO
 from typing import Any
 
@@ -19,7 +21,7 @@ from django.core.signals import request_started
 from django.urls import Resolver404, resolve, set_script_prefix
 
 from . import views
-from .handover import Receive, Scope, Send
+from .handover import UNOPENED, Receive, Scope, Send
 from .settings import conf
 from .threads import DatabaseThreads
 
@@ -35,8 +37,12 @@ class Admission(ASGIHandler):
     def __init__(self) -> None:
         BaseHandler.__init__(self)
         self.load_middleware(is_async=False)
+
+    @cached_property
+    def _respond(self) -> Callable[[Scope], Coroutine[Any, Any, Any]]:
+        # Not before it is needed: settings are not read while the site's asgi.py is imported.
         threads: Any = DatabaseThreads(conf.request_threads)
-        self._respond = sync_to_async(self.respond, thread_sensitive=False, executor=threads)
+        return sync_to_async(self.respond, thread_sensitive=False, executor=threads)
 
     @staticmethod
     def takes(scope: Scope) -> bool:
@@ -53,7 +59,7 @@ class Admission(ASGIHandler):
         asked = asyncio.create_task(self._respond(scope))
         if not (await asyncio.wait({asked}, timeout=SOON))[0] and not await self._patiently(asked, receive):
             asked.cancel()  # If it still waits for a thread, it needs none any more.
-            return await self.send_response(views.busy(), send)
+            return await self.send_response(views.busy(UNOPENED), send)
         response = asked.result()
         try:
             await self.send_response(response, send)

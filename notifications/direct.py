@@ -75,16 +75,26 @@ def _writer(send: Callable[..., Awaitable[None]], known: dict[str, Callable[[Any
         (owner,) = send.args
     make = known.get(f"{type(owner).__module__}.{type(owner).__qualname__}")
     try:
-        # An attribute that is missing is missed now, because each of them is asked for once: another version.
         return None if make is None else make(owner)
-    except (AttributeError, LookupError):
+    except (AttributeError, LookupError):  # Another version.
         return None
+
+
+def _ask(owner: Any, *names: str) -> None:
+    """Miss an attribute now, and not at the first event.
+
+    :raises AttributeError: if one of them is not there.
+    """
+    for name in names:
+        getattr(owner, name)
 
 
 def _uvicorn_body(cycle: Any) -> Writer | None:
     if not cycle.response_started or not cycle.chunked_encoding or cycle.scope["method"] != "GET":
         return None
     flow, write = cycle.flow, cycle.transport.write
+    _ask(flow, "write_paused")
+    _ask(cycle, "disconnected", "response_complete")
 
     def may_write() -> bool:
         return not (flow.write_paused or cycle.disconnected or cycle.response_complete)
@@ -95,7 +105,6 @@ def _uvicorn_body(cycle: Any) -> Writer | None:
         write(_chunk(piece))
         return True
 
-    may_write()
     return write_body
 
 
@@ -104,6 +113,9 @@ def _uvicorn_frames(protocol: Any) -> Writer | None:
     opened = connection.state
     if not protocol.handshake_complete or connection.extensions or opened.name != "OPEN":
         return None
+    _ask(protocol, "disconnected", "close_sent")
+    _ask(connection, "expect_continuation_frame")
+    _ask(writable, "is_set")
 
     def may_write() -> bool:
         return not (
@@ -120,7 +132,6 @@ def _uvicorn_frames(protocol: Any) -> Writer | None:
         write(frames)
         return True
 
-    may_write()
     return write_frames
 
 
@@ -128,6 +139,7 @@ def _daphne_body(request: Any) -> Writer | None:
     write = _socket_writer(request.channel.transport)
     if write is None or request.method != b"GET":
         return None
+    _ask(request, "chunked", "startedWriting", "finished", "_disconnected", "sentLength")
 
     def may_write() -> bool:
         return bool(request.chunked and request.startedWriting and not request.finished and not request._disconnected)
@@ -138,7 +150,6 @@ def _daphne_body(request: Any) -> Writer | None:
         request.sentLength += len(piece)
         return True
 
-    may_write()
     return write_body
 
 
@@ -147,11 +158,11 @@ def _daphne_frames(protocol: Any) -> Writer | None:
     if write is None or protocol._perMessageCompress is not None:
         return None
     opened, ground = protocol.STATE_OPEN, protocol.SEND_STATE_GROUND
+    _ask(protocol, "state", "send_state", "send_queue")
 
     def may_write() -> bool:
         return protocol.state == opened and protocol.send_state == ground and not protocol.send_queue
 
-    may_write()
     return lambda frames: may_write() and write(frames)
 
 
@@ -159,6 +170,9 @@ def _socket_writer(transport: Any) -> Writer | None:
     """Return what writes to the socket of one of Twisted's TCP transports, while nothing waits before it."""
     if f"{type(transport).__module__}.{type(transport).__qualname__}" != "twisted.internet.tcp.Server":
         return None  # TLS, or a Unix socket.
+    _ask(
+        transport, "connected", "disconnecting", "_writeDisconnected", "dataBuffer", "_tempDataBuffer", "writeSomeData"
+    )
 
     def may_write() -> bool:
         return bool(
@@ -179,5 +193,4 @@ def _socket_writer(transport: Any) -> Writer | None:
             transport.write(data[written:])
         return True
 
-    may_write()
     return write

@@ -35,7 +35,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: What a client is told of a stream that did not begin, for a reason that only the server's log tells.
+#: What a client is told of a stream that does not begin; the last one for reasons that only the server's log tells.
+LOG_IN = "Log in to receive notifications."
+FULL = "This server has as many streams as it may; come back soon."
 UNOPENED = "The stream could not be opened; come back in a few seconds, your cursor stays right."
 
 #: Where in the scope the view finds the handover; absent without the wrapper.
@@ -68,6 +70,11 @@ class Handover:
     def accepted(self) -> bool:
         """Whether there is something to stream."""
         return self.principal is not None or self.session is not None
+
+
+def retry_after() -> int:
+    """Return seconds for ``Retry-After``, spread: those turned away together do not come back together."""
+    return random.randint(2, 10)
 
 
 def encode_frames(frames: Sequence[Frame]) -> bytes:
@@ -198,9 +205,9 @@ async def _write_stream(handover: Handover, receive: Receive, send: Send) -> Non
                             await output.write(batch)
                         del batch  # Nothing that was sent stays in memory until the next.
         except NotAuthorized:
-            refusal = 401, "Log in to receive notifications."
+            refusal = 401, LOG_IN
         except HubFull:
-            refusal = 503, "This server has as many streams as it may; come back soon."
+            refusal = 503, FULL
         except (AccessUnknown, TimeoutError) as error:
             if handover.start is not None:
                 logger.warning("a stream %s could not be opened: %r", _whose(handover), error)
@@ -250,7 +257,6 @@ async def _refuse(send: Send, start: Message, status: int, sentence: str) -> Non
     headers = [(name, value) for name, value in start.get("headers", ()) if name.lower() not in OF_A_STREAM]
     headers += [(b"Content-Type", b"application/json"), (b"Cache-Control", b"private, no-store")]
     if status == 503:
-        # Spread: those turned away together do not come back together.
-        headers += [(b"Retry-After", b"%d" % random.randint(2, 10))]
+        headers += [(b"Retry-After", b"%d" % retry_after())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": dumps({"error": sentence}).encode(), "more_body": False})

@@ -191,7 +191,8 @@ class Subscription:
 
     def wants(self, item: LiveEvent | tuple[TopicState, str]) -> bool:
         """Return whether this is to be delivered: anything but a notification of a muted kind."""
-        if not isinstance(item, LiveEvent) or item.envelope.kind not in self.muted:
+        # What a notification's kind is costs to find out; as a rule nobody has to.
+        if not self.muted or not isinstance(item, LiveEvent) or item.envelope.kind not in self.muted:
             return True
         self.passed_over = True
         return False

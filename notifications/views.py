@@ -34,8 +34,6 @@ logger = logging.getLogger("notifications")
 V = TypeVar("V", bound=Callable[..., Any])
 R = TypeVar("R", HttpResponse, StreamingHttpResponse)
 
-LOG_IN = "Log in to receive notifications."
-
 #: Requests of one process that look up their session at the same time: each costs a thread and a connection.
 LOOKUPS_AT_ONCE = 8
 
@@ -63,7 +61,7 @@ async def stream(request: HttpRequest) -> HttpResponseBase:
         return busy()
     principal = await _who(request)
     if principal is None or not is_for(principal.user, request.GET.get("for")):
-        return problem(401, LOG_IN)
+        return problem(401, handover.LOG_IN)
     slot: handover.Handover | None = request.scope.get(handover.SCOPE_KEY)  # type: ignore[attr-defined]
     if slot is None:
         return _streaming(StreamingHttpResponse(_stream_by_itself(principal, _cursor(request))))
@@ -86,7 +84,7 @@ def stream_in_thread(request: HttpRequest) -> HttpResponseBase:
     slot.session = sessions.untouched_key(request)
     slot.principal = _look_up(request) if slot.session is None else None
     if not slot.accepted:
-        return problem(401, LOG_IN)
+        return problem(401, handover.LOG_IN)
     slot.cursor, slot.user = _cursor(request), request.GET.get("for")
     return _streaming(HttpResponse(b""))
 
@@ -108,9 +106,9 @@ def events(request: HttpRequest) -> HttpResponse:
         if user.is_authenticated and is_for(user, request.GET.get("for")):
             answer = poll(user, principal_of(user, request.session), cursor)
     except TopicsUnknown:  # What the site's function raised is in the log.
-        return problem(503, "What you may read could not be told; ask again in a few seconds.", **retry_after())
+        return busy("What you may read could not be told; ask again in a few seconds.")
     if answer is None:
-        return problem(401, LOG_IN)
+        return problem(401, handover.LOG_IN)
     items = ",".join(envelope.as_json(position) for envelope, position in answer.frames)
     body = f'{{"events":[{items}],"cursor":{json.dumps(answer.cursor)},"retry":{answer.retry}}}'
     return HttpResponse(body, content_type="application/json", headers={"Cache-Control": "private, no-store"})
@@ -149,13 +147,8 @@ def problem(status: int, sentence: str, **headers: str) -> JsonResponse:
     return JsonResponse({"error": sentence}, status=status, headers={"Cache-Control": "private, no-store", **headers})
 
 
-def busy() -> JsonResponse:
-    return problem(503, "This server has as many streams as it may; come back soon.", **retry_after())
-
-
-def retry_after() -> dict[str, str]:
-    """Return a spread ``Retry-After``: those turned away together do not come back together."""
-    return {"Retry-After": str(random.randint(2, 10))}
+def busy(sentence: str = handover.FULL) -> JsonResponse:
+    return problem(503, sentence, **{"Retry-After": str(handover.retry_after())})
 
 
 async def _who(request: HttpRequest) -> Principal | None:

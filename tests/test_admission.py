@@ -123,6 +123,11 @@ def test_only_the_stream_is_taken(settings: Any) -> None:
         assert not Admission.takes(scope(other))
 
 
+def test_settings_are_not_read_while_the_application_is_made(settings: Any) -> None:
+    settings.NOTIFICATIONS = ["not a dict"]  # It is the system check's to say so.
+    wrap(get_asgi_application())
+
+
 async def test_every_middleware_has_its_say_in_one_thread(alice: dict[str, str], middleware: Any) -> None:
     async with InProcess(middleware("ordinary")).get(STREAM, alice) as response:
         assert (response.status, response.headers["x-ordinary"]) == (200, "yes")
@@ -217,6 +222,7 @@ async def test_middleware_that_is_stuck_holds_nobody_up_for_long(
             async with asyncio.timeout(5), InProcess(application).get(STREAM, alice) as response:
                 assert response.status == 503
                 assert int(response.headers["retry-after"]) > 0
+                assert b"could not be opened" in b"".join([chunk async for chunk in response.chunks])
         assert calls == [("stuck", False)]  # The others needed no thread in the end.
     finally:
         release.set()

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import httpx
 import pytest
 import uvicorn
+from daphne.http_protocol import WebRequest
+from daphne.server import Server
 from django.test import override_settings
+from twisted.internet.tcp import Server as TwistedTransport
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -137,6 +142,28 @@ async def test_setting_switches_it_off() -> None:
     answer = Answer()
     with override_settings(NOTIFICATIONS={"DIRECT_WRITES": False}):
         assert await answer.begin() is None
+
+
+@pytest.mark.parametrize("missing", ["chunked", "startedWriting", "finished", "_disconnected", "sentLength"])
+def test_another_version_of_daphne_is_left_to_send(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = daphne_request()
+    assert body_writer(partial(Server.__new__(Server).handle_reply, request)) is not None
+    request.__dict__.pop(missing)
+    for ancestor in WebRequest.__mro__:
+        if missing in vars(ancestor):
+            monkeypatch.delattr(ancestor, missing)
+    assert body_writer(partial(Server.__new__(Server).handle_reply, request)) is None
+
+
+def daphne_request() -> Any:
+    """Return a request of daphne's as it stands once its answer has begun, without a connection."""
+    transport = TwistedTransport.__new__(TwistedTransport)
+    for name, value in {"connected": 1, "disconnecting": 0, "dataBuffer": b"", "_tempDataBuffer": []}.items():
+        setattr(transport, name, value)
+    request = WebRequest.__new__(WebRequest)
+    request.__dict__ |= {"channel": SimpleNamespace(transport=transport), "method": b"GET", "chunked": 1}
+    request.__dict__ |= {"startedWriting": 1, "finished": 0, "_disconnected": False, "sentLength": 0}
+    return request
 
 
 class Socket:

@@ -162,6 +162,14 @@ async def test_other_ends_leave_what_is_queued() -> None:
     assert taken(made) == ["1.1-aa-1"]
 
 
+async def test_kind_is_not_looked_for_where_nothing_is_muted() -> None:
+    state = topic()
+    made = subscription(state)
+    sent = LiveEvent(state, 1, log_envelope(state.name, 1, "notification", '{"kind":"message"}'))
+    assert made.wants(sent)
+    assert "kind" not in vars(sent.envelope)
+
+
 async def waits(made: Subscription) -> asyncio.Task[None]:
     task = asyncio.create_task(made.wait())
     await asyncio.sleep(0)

@@ -21,12 +21,12 @@ from django.contrib.auth.models import AnonymousUser
 from . import shutdown
 from .access import Principal, principal_of
 from .cursor import InvalidCursor, is_behind, progress
-from .direct import Writer, frame_writer, text_frame
-from .envelope import Envelope, control
+from .direct import frame_port
+from .envelope import Envelope, Frame, control
 from .handover import UNOPENED, Message, Receive, Scope, Send
 from .hub import AccessUnknown, HubFull, NotAuthorized
 from .settings import conf
-from .stream import Frame, current_hub, open_stream
+from .stream import current_hub, open_stream
 from .subscription import Subscription
 
 __all__ = ["SUBPROTOCOL", "CloseCode", "NotificationConsumer"]
@@ -72,10 +72,9 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         self._subscription: Subscription | None = None
         self._tokens = float(conf.frame_rate[1])
         self._refilled = asyncio.get_running_loop().time()
-        self._direct: Writer | None = None
         self._slow_bytes = conf.slow_bytes
-        #: Bytes sent, and the last cursor among them; bytes after which this client is slow, unless it acknowledges.
-        self._sent, self._position, self._slow_after = 0, "", self._slow_bytes
+        #: Bytes that went through ``send()``, and after which of them this client is slow, unless it acknowledges.
+        self._sent, self._slow_after = 0, self._slow_bytes
         #: Now and then, how far a client has got that has received so many bytes; bytes after which one is due.
         self._checkpoints: list[tuple[int, int]] = []
         self._checkpoint_after = 0
@@ -148,8 +147,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         stream = open_stream(await self._principal(), transport="websocket", cursor=cursor, user=user)
         async with stream as (subscription, frames):
             self._subscription = subscription
-            self._direct = frame_writer(self.base_send)
-            subscription.writes_by(self._write, None if self._direct is None else self._write_now)
+            subscription.writes_by(self._write, frame_port(self.base_send))
             patience = conf.slow_seconds
             async with aclosing(frames) as batches:  # type: ignore[type-var]
                 async for batch in batches:
@@ -167,19 +165,10 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
             await self.base_send({"type": "websocket.send", "text": envelope.as_json(position)})
             self._count(envelope, position)
 
-    def _write_now(self, frames: Sequence[Frame]) -> bool:
-        assert self._direct is not None
-        if not self._direct(b"".join([text_frame(envelope.as_frame(position)) for envelope, position in frames])):
-            return False
-        for envelope, position in frames:
-            self._count(envelope, position)
-        return True
-
     def _count(self, envelope: Envelope, position: str | None) -> None:
         if position is None:
             return  # A heartbeat, which nobody could acknowledge.
         self._sent += envelope.size + len(position)
-        self._position = position
         if self._sent > self._checkpoint_after:
             self._checkpoints.append((progress(position), self._sent))
             self._checkpoint_after = self._sent + self._slow_bytes // CHECKPOINTS
@@ -228,7 +217,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
 
     def _acknowledge(self, cursor: str) -> None:
         try:
-            if not is_behind(cursor, self._position):
+            if self._subscription is None or not is_behind(cursor, self._subscription.cursor()):
                 return  # Nobody has what was never sent.
             reached = progress(cursor)
         except InvalidCursor:

@@ -3,7 +3,7 @@
 What a server does for each message of each connection before it writes (a coroutine, checks, frame objects, copies; on
 daphne also two calls to epoll) costs more than all the rest of a delivery, and comes to the same few bytes each time.
 So live events are framed here and written at once, under the conditions under which ``send()`` would end up doing just
-that. In any other case (the client does not keep up, has gone, or is being closed) the writers below write nothing and
+that. In any other case (the client does not keep up, has gone, or is being closed) the ports below write nothing and
 return False, and the caller takes the ordinary way; so it does with any server, version or middleware around ``send()``
 that is not recognised, and with ``"DIRECT_WRITES": False``.
 
@@ -21,34 +21,68 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from .envelope import Envelope
 from .settings import conf
+from .subscription import Port
 
-__all__ = ["Writer", "body_writer", "frame_writer", "text_frame"]
-
-#: Writes now and returns True, or writes nothing and returns False.
-Writer = Callable[[bytes], bool]
+__all__ = ["body_port", "frame_port", "text_frame"]
 
 
-def body_writer(send: Callable[..., Awaitable[None]]) -> Writer | None:
+def body_port(send: Callable[..., Awaitable[None]]) -> Port | None:
     """Return what writes pieces of the body of the answer that was begun by ``send``; None where that is not known."""
-    return _writer(
+    return _port(
         send,
         {
-            "uvicorn.protocols.http.httptools_impl.RequestResponseCycle": _uvicorn_body,
-            "daphne.http_protocol.WebRequest": _daphne_body,
+            "uvicorn.protocols.http.httptools_impl.RequestResponseCycle": UvicornBody,
+            "daphne.http_protocol.WebRequest": DaphneBody,
         },
     )
 
 
-def frame_writer(send: Callable[..., Awaitable[None]]) -> Writer | None:
+def frame_port(send: Callable[..., Awaitable[None]]) -> Port | None:
     """Return what writes whole frames of the WebSocket that was accepted by ``send``; None where that is not known."""
-    return _writer(
+    return _port(
         send,
         {
-            "uvicorn.protocols.websockets.websockets_sansio_impl.WebSocketsSansIOProtocol": _uvicorn_frames,
-            "daphne.ws_protocol.WebSocketProtocol": _daphne_frames,
+            "uvicorn.protocols.websockets.websockets_sansio_impl.WebSocketsSansIOProtocol": UvicornFrames,
+            "daphne.ws_protocol.WebSocketProtocol": DaphneFrames,
         },
     )
+
+
+def _port(send: Callable[..., Awaitable[None]], known: dict[str, Callable[[Any], Port]]) -> Port | None:
+    if not conf.direct_writes:
+        return None
+    # uvicorn's is a method of the connection, daphne's has it as its argument.
+    owner = getattr(send, "__self__", None)
+    if isinstance(send, partial) and getattr(send.func, "__qualname__", "") == "Server.handle_reply":
+        (owner,) = send.args
+    make = known.get(f"{type(owner).__module__}.{type(owner).__qualname__}")
+    try:
+        return None if make is None else make(owner)
+    except (AttributeError, LookupError, Unsuitable):  # Another version, or other options.
+        return None
+
+
+class Unsuitable(Exception):
+    """This connection is to be written to by ``send()``."""
+
+
+def _check(suitable: Any) -> None:
+    if not suitable:
+        raise Unsuitable
+
+
+def _ask(owner: Any, *names: str) -> None:
+    """Miss an attribute now, and not at the first event.
+
+    :raises AttributeError: if one of them is not there.
+    """
+    for name in names:
+        getattr(owner, name)
+
+
+# --- What is written
 
 
 def text_frame(text: bytes) -> bytes:
@@ -61,130 +95,103 @@ def text_frame(text: bytes) -> bytes:
     return b"\x81\x7f%b%b" % (length.to_bytes(8, "big"), text)
 
 
-def _chunk(piece: bytes) -> bytes:
-    """Return one chunk of a body (RFC 9112, section 7.1)."""
-    return b"%x\r\n%b\r\n" % (len(piece), piece)
+class Chunks:
+    """Server-sent events, each in a chunk of a body (RFC 9112, section 7.1)."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def encode(envelope: Envelope, cursor: str | None) -> bytes:
+        # In one step what Envelope.as_sse() says: a copy less of each delivery.
+        tail = envelope.sse_tail
+        if cursor is None:
+            return b"%x\r\n%b\r\n" % (len(tail), tail)
+        return b"%x\r\nid: %b\n%b\r\n" % (5 + len(cursor) + len(tail), cursor.encode(), tail)
 
 
-def _writer(send: Callable[..., Awaitable[None]], known: dict[str, Callable[[Any], Writer | None]]) -> Writer | None:
-    if not conf.direct_writes:
-        return None
-    # uvicorn's is a method of the connection, daphne's has it as its argument.
-    owner = getattr(send, "__self__", None)
-    if isinstance(send, partial) and getattr(send.func, "__qualname__", "") == "Server.handle_reply":
-        (owner,) = send.args
-    make = known.get(f"{type(owner).__module__}.{type(owner).__qualname__}")
-    try:
-        return None if make is None else make(owner)
-    except (AttributeError, LookupError):  # Another version.
-        return None
+class Frames:
+    """Text frames of a WebSocket."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def encode(envelope: Envelope, cursor: str | None) -> bytes:
+        # In one step what Envelope.as_json() and text_frame() say.
+        head, position, tail = envelope.frame_head, cursor.encode() if cursor else b"", envelope.frame_tail
+        length = len(head) + len(position) + len(tail)
+        if 126 <= length < 65536:
+            return b"".join((b"\x81\x7e", length.to_bytes(2, "big"), head, position, tail))
+        return text_frame(b"%b%b%b" % (head, position, tail))
 
 
-def _ask(owner: Any, *names: str) -> None:
-    """Miss an attribute now, and not at the first event.
+# --- uvicorn
 
-    :raises AttributeError: if one of them is not there.
+
+class UvicornPort:
+    """A transport of asyncio's (or uvloop's).
+
+    While nothing waits in it, uvicorn's ``send()`` would not wait either; and it is closing from the moment at which
+    the client has gone or said that it goes, or uvicorn ends the connection. Of all else that ``send()`` looks at, the
+    application itself is the cause, and a stream that has ended is not written to any more.
     """
-    for name in names:
-        getattr(owner, name)
 
+    __slots__ = ("_transport",)
 
-def _uvicorn_body(cycle: Any) -> Writer | None:
-    if not cycle.response_started or not cycle.chunked_encoding or cycle.scope["method"] != "GET":
-        return None
-    flow, write = cycle.flow, cycle.transport.write
-    _ask(flow, "write_paused")
-    _ask(cycle, "disconnected", "response_complete")
+    def __init__(self, transport: Any) -> None:
+        _ask(transport, "write", "is_closing", "get_write_buffer_size")
+        self._transport = transport
 
-    def may_write() -> bool:
-        return not (flow.write_paused or cycle.disconnected or cycle.response_complete)
-
-    def write_body(piece: bytes) -> bool:
-        if not may_write():
+    def write(self, data: bytes) -> bool:
+        transport = self._transport
+        if transport.get_write_buffer_size() or transport.is_closing():
             return False
-        write(_chunk(piece))
+        transport.write(data)
         return True
 
-    return write_body
+
+class UvicornBody(Chunks, UvicornPort):
+    __slots__ = ()
+
+    def __init__(self, cycle: Any) -> None:
+        _check(cycle.response_started and cycle.chunked_encoding and cycle.scope["method"] == "GET")
+        _check(not cycle.disconnected and not cycle.response_complete)
+        super().__init__(cycle.transport)
 
 
-def _uvicorn_frames(protocol: Any) -> Writer | None:
-    connection, writable, write = protocol.conn, protocol.writable, protocol.transport.write
-    opened = connection.state
-    if not protocol.handshake_complete or connection.extensions or opened.name != "OPEN":
-        return None
-    _ask(protocol, "disconnected", "close_sent")
-    _ask(connection, "expect_continuation_frame")
-    _ask(writable, "is_set")
+class UvicornFrames(Frames, UvicornPort):
+    __slots__ = ()
 
-    def may_write() -> bool:
-        return not (
-            protocol.disconnected
-            or protocol.close_sent
-            or connection.state is not opened
-            or connection.expect_continuation_frame
-            or not writable.is_set()
-        )
-
-    def write_frames(frames: bytes) -> bool:
-        if not may_write():
-            return False
-        write(frames)
-        return True
-
-    return write_frames
+    def __init__(self, protocol: Any) -> None:
+        connection = protocol.conn
+        _check(protocol.handshake_complete and not connection.extensions and connection.state.name == "OPEN")
+        _check(not protocol.disconnected and not protocol.close_sent and not connection.expect_continuation_frame)
+        super().__init__(protocol.transport)
 
 
-def _daphne_body(request: Any) -> Writer | None:
-    write = _socket_writer(request.channel.transport)
-    if write is None or request.method != b"GET":
-        return None
-    _ask(request, "chunked", "startedWriting", "finished", "_disconnected", "sentLength")
-
-    def may_write() -> bool:
-        return bool(request.chunked and request.startedWriting and not request.finished and not request._disconnected)
-
-    def write_body(piece: bytes) -> bool:
-        if not may_write() or not write(_chunk(piece)):
-            return False
-        request.sentLength += len(piece)
-        return True
-
-    return write_body
+# --- daphne
 
 
-def _daphne_frames(protocol: Any) -> Writer | None:
-    write = _socket_writer(protocol.transport)
-    if write is None or protocol._perMessageCompress is not None:
-        return None
-    opened, ground = protocol.STATE_OPEN, protocol.SEND_STATE_GROUND
-    _ask(protocol, "state", "send_state", "send_queue")
+class TwistedPort:
+    """The socket of one of Twisted's TCP transports, while nothing waits before it."""
 
-    def may_write() -> bool:
-        return protocol.state == opened and protocol.send_state == ground and not protocol.send_queue
+    __slots__ = ("_transport",)
 
-    return lambda frames: may_write() and write(frames)
+    def __init__(self, transport: Any) -> None:
+        # Not TLS, nor a Unix socket.
+        _check(f"{type(transport).__module__}.{type(transport).__qualname__}" == "twisted.internet.tcp.Server")
+        _ask(transport, "connected", "disconnecting", "_writeDisconnected", "dataBuffer", "_tempDataBuffer")
+        _ask(transport, "write", "writeSomeData")
+        self._transport = transport
 
-
-def _socket_writer(transport: Any) -> Writer | None:
-    """Return what writes to the socket of one of Twisted's TCP transports, while nothing waits before it."""
-    if f"{type(transport).__module__}.{type(transport).__qualname__}" != "twisted.internet.tcp.Server":
-        return None  # TLS, or a Unix socket.
-    _ask(
-        transport, "connected", "disconnecting", "_writeDisconnected", "dataBuffer", "_tempDataBuffer", "writeSomeData"
-    )
-
-    def may_write() -> bool:
-        return bool(
-            transport.connected
-            and not transport.disconnecting
-            and not transport._writeDisconnected
-            and not transport.dataBuffer
-            and not transport._tempDataBuffer
-        )
-
-    def write(data: bytes) -> bool:
-        if not may_write():
+    def _write(self, data: bytes) -> bool:
+        transport = self._transport
+        if (
+            not transport.connected
+            or transport.disconnecting
+            or transport._writeDisconnected
+            or transport.dataBuffer
+            or transport._tempDataBuffer
+        ):
             return False
         written = transport.writeSomeData(data)
         if not isinstance(written, int) or written <= 0:
@@ -193,4 +200,41 @@ def _socket_writer(transport: Any) -> Writer | None:
             transport.write(data[written:])
         return True
 
-    return write
+
+class DaphneBody(Chunks, TwistedPort):
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Any) -> None:
+        super().__init__(request.channel.transport)
+        _check(request.method == b"GET")
+        _ask(request, "chunked", "startedWriting", "finished", "_disconnected", "sentLength")
+        self._request = request
+
+    def write(self, data: bytes) -> bool:
+        request = self._request
+        if not request.chunked or not request.startedWriting or request.finished or request._disconnected:
+            return False
+        if not self._write(data):
+            return False
+        request.sentLength += len(data)
+        return True
+
+
+class DaphneFrames(Frames, TwistedPort):
+    __slots__ = ("_protocol",)
+
+    def __init__(self, protocol: Any) -> None:
+        super().__init__(protocol.transport)
+        _check(protocol._perMessageCompress is None)
+        _ask(protocol, "STATE_OPEN", "SEND_STATE_GROUND", "state", "send_state", "send_queue")
+        self._protocol = protocol
+
+    def write(self, data: bytes) -> bool:
+        protocol = self._protocol
+        if (
+            protocol.state != protocol.STATE_OPEN
+            or protocol.send_state != protocol.SEND_STATE_GROUND
+            or protocol.send_queue
+        ):
+            return False
+        return self._write(data)

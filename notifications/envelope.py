@@ -13,7 +13,7 @@ from typing import Any
 
 from .sse import encode_event
 
-__all__ = ["CONTROL_TYPES", "INBOX_TYPES", "Envelope", "bye", "control", "dumps", "log_envelope", "valid_type"]
+__all__ = ["CONTROL_TYPES", "INBOX_TYPES", "Envelope", "Frame", "bye", "control", "dumps", "log_envelope", "valid_type"]
 
 #: Types the protocol itself uses; a site's own events may not pretend to be one.
 CONTROL_TYPES = frozenset({"ready", "reset", "heartbeat", "bye", "error"})
@@ -87,6 +87,10 @@ class Envelope:
     def as_frame(self, cursor: str | None) -> bytes:
         """Return what :meth:`as_json` returns, as UTF-8."""
         return b"%b%b%b" % (self.frame_head, (cursor or "").encode("ascii"), self.frame_tail)
+
+
+#: An event and the cursor of somebody who has received it; None: the cursor stays as it is.
+Frame = tuple[Envelope, str | None]
 
 
 def control(type: str, **data: Any) -> Envelope:

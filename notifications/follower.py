@@ -13,11 +13,13 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextvars import Context
 from datetime import datetime
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Protocol
 
 from .batch import Batch
 from .envelope import log_envelope
-from .subscription import LiveEvent, TopicState
+from .subscription import LiveEvent, TopicState, deliver
 
 __all__ = ["Follower", "Log"]
 
@@ -66,7 +68,7 @@ class Follower:
         self._reads: dict[tuple[str, int], asyncio.Task[list[LiveEvent]]] = {}
         self._mark: datetime | None = None
         self._failed: set[TopicState] = set()
-        self._undelivered: set[TopicState] = set()
+        self._undelivered: list[LiveEvent] = []
 
     async def begin(self, states: Sequence[TopicState]) -> None:
         """Find out where topics stand that are joined; they are known, and their ``ready`` is done, afterwards."""
@@ -165,19 +167,16 @@ class Follower:
         state.seen_at = self._loop.time()
         state.recent.append(event)
         del state.recent[:-RECENT]
-        for subscription in state.subscriptions:
-            subscription.push(event)
         if not self._undelivered:
             # In the next turn: what comes together is written together; and one task may not step another's work.
             self._loop.call_soon(self._deliver, context=Context())
-        self._undelivered.add(state)
+        self._undelivered.append(event)
         self._on_event(event)
 
     def _deliver(self) -> None:
-        states, self._undelivered = self._undelivered, set()
-        for state in states:
-            for subscription in tuple(state.subscriptions):
-                subscription.deliver()
+        undelivered, self._undelivered = self._undelivered, []
+        for state, events in groupby(undelivered, key=attrgetter("state")):
+            deliver(tuple(state.subscriptions), tuple(events))
 
     def _compare(self, state: TopicState, head: Any, read_at: float) -> None:
         if head is not None and state.known and self._is_behind(state, head, read_at):
@@ -202,6 +201,7 @@ class Follower:
         state.recent = []  # Another one, by which those who are reading see that this is another life.
         for key in [key for key in self._reads if key[0] == state.name]:
             del self._reads[key]
+        self._undelivered = [event for event in self._undelivered if event.state is not state]
         for subscription in tuple(state.subscriptions):
             subscription.fall_back()
 

@@ -17,12 +17,12 @@ from functools import partial
 from typing import Any, Protocol
 
 from . import shutdown
-from .direct import body_writer
-from .envelope import dumps
+from .direct import body_port
+from .envelope import Frame, dumps
 from .hub import AccessUnknown, HubFull, NotAuthorized
 from .settings import conf
 from .sse import CONTENT_TYPE, HEADERS
-from .stream import Frame, current_hub, open_stream
+from .stream import current_hub, open_stream
 from .subscription import Subscription
 
 __all__ = ["Application", "Handover", "Message", "Receive", "Scope", "Send", "StreamHandover", "encode_frames"]
@@ -85,30 +85,18 @@ def encode_frames(frames: Sequence[Frame]) -> bytes:
 class Output:
     """Writes frames to one client, whose answer has begun."""
 
-    __slots__ = ("left", "send", "subscription", "writer")
+    __slots__ = ("left", "send", "subscription")
 
     def __init__(self, send: Send, subscription: Subscription) -> None:
         self.send = send
-        self.writer = body_writer(send)
         self.subscription = subscription
         self.left = conf.stream_bytes
-        subscription.writes_by(self.write, None if self.writer is None else self.write_now)
+        subscription.writes_by(self.write, body_port(send))
 
     async def write(self, frames: Sequence[Frame]) -> None:
         body = encode_frames(frames)
         await self.send({"type": "http.response.body", "body": body, "more_body": True})
-        self._count(len(body))
-
-    def write_now(self, frames: Sequence[Frame]) -> bool:
-        body = encode_frames(frames)
-        assert self.writer is not None
-        if not self.writer(body):
-            return False
-        self._count(len(body))
-        return True
-
-    def _count(self, size: int) -> None:
-        self.left -= size
+        self.left -= len(body)
         if self.left < 0:
             # Where send() never waits (daphne), this bounds what a client that does not read can pile up.
             self.subscription.end("slow", 0)

@@ -175,7 +175,7 @@ class Hub:
             self._check_room()
             for state in states:
                 subscription.marks[state] = self._mark(state, positions, access.since.get(state.name, 0))
-                state.subscriptions.add(subscription)
+                state.subscriptions[subscription] = None
             self._enter(subscription)
         except BaseException:
             self._forget(subscription, states)
@@ -241,7 +241,7 @@ class Hub:
         if not own:
             del self.by_user[subscription.principal.user]
         for state in states:
-            state.subscriptions.discard(subscription)
+            state.subscriptions.pop(subscription, None)
             state.users -= 1
             state.unused_since = self.loop.time()
 

@@ -14,18 +14,15 @@ from weakref import WeakKeyDictionary
 
 from . import garbage
 from .access import is_for
-from .envelope import Envelope, bye, control
+from .envelope import Frame, bye, control
 from .hub import Hub, NotAuthorized
 from .reader import Reader
 from .settings import conf
 from .subscription import LiveEvent, Subscription
 
-__all__ = ["Frame", "current_hub", "open_stream"]
+__all__ = ["current_hub", "open_stream"]
 
 logger = logging.getLogger("notifications")
-
-#: An event and the cursor of somebody who has received it; None: the cursor stays as it is.
-Frame = tuple[Envelope, str | None]
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
 

@@ -9,7 +9,8 @@ from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
-from notifications.direct import Writer, body_writer, frame_writer, text_frame
+from notifications.direct import body_port, frame_port, text_frame
+from notifications.subscription import Port
 
 #: Longer than a server takes to empty its buffers, with a client that reads.
 A_MOMENT = 0.2
@@ -28,9 +29,13 @@ async def body(send: Any) -> None:
         await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
 
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    writer = body_writer(send)
+    port = body_port(send)
     await sent("first,")
-    await sent(json.dumps(await written(writer, lambda text: text.encode(), sent)), more=False)
+    await sent(json.dumps(await written(port, chunk, sent)), more=False)
+
+
+def chunk(text: str) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(text.encode()), text.encode())
 
 
 async def frames(send: Any) -> None:
@@ -38,25 +43,25 @@ async def frames(send: Any) -> None:
         await send({"type": "websocket.send", "text": text})
 
     await send({"type": "websocket.accept"})
-    writer = frame_writer(send)
+    port = frame_port(send)
     await sent("first,")
-    await sent(json.dumps(await written(writer, lambda text: text_frame(text.encode()), sent)))
+    await sent(json.dumps(await written(port, lambda text: text_frame(text.encode()), sent)))
     await send({"type": "websocket.close", "code": 1000})
 
 
-async def written(writer: Writer | None, encoded: Any, sent: Any) -> list[bool]:
+async def written(port: Port | None, encoded: Any, sent: Any) -> list[bool]:
     """Write parts with and without pauses between; return which of them were written directly."""
     directly = []
     for number in range(6):
         if number % 2 == 0:
             await asyncio.sleep(A_MOMENT)
         part = f"{number}:{'é' * 200},"
-        done = writer is not None and writer(encoded(part))
+        done = port is not None and port.write(encoded(part))
         if not done or number == 3:
             await sent(part if not done else "again,")
         directly.append(done)
     large = "x" * 8_000_000 + ","
-    done = writer is not None and writer(encoded(large))  # More than a socket takes at once.
+    done = port is not None and port.write(encoded(large))  # More than a socket takes at once.
     if not done:
         await sent(large)
     directly.append(done)

@@ -7,20 +7,22 @@ import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
-from notifications import doorbell, stream
+from notifications import doorbell, hub as hub_module, link as link_module, stream
 from notifications.access import Access, Principal
 from notifications.doorbell import Hint
+from notifications.envelope import Frame
 from notifications.hub import Hub
 from notifications.log import Head, LogEvent
-from notifications.stream import Frame, open_stream
+from notifications.stream import open_stream
 from notifications.subscription import Subscription
 
-__all__ = ["TOPIC", "FakeLayer", "FakeLog", "FakeTopic", "Reading", "Stage", "eventually"]
+__all__ = ["TOPIC", "FakeLayer", "FakeLog", "FakeTopic", "Reading", "Stage", "eventually", "patched"]
 
 #: What a person of the stage reads, if nothing else is said.
 TOPIC = "everyone"
@@ -39,6 +41,15 @@ async def eventually(condition: Callable[[], Any], pause: float = 0.005) -> None
             if condition():
                 return
             await asyncio.sleep(pause)
+
+
+def patched(**values: float) -> ExitStack:
+    """Shorter times for the hub and its link."""
+    stack = ExitStack()
+    for name, value in values.items():
+        module = hub_module if hasattr(hub_module, name) else link_module
+        stack.enter_context(mock.patch.object(module, name, value))
+    return stack
 
 
 @dataclass

@@ -22,14 +22,17 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.asyncio.client import connect
 
-from notifications.direct import Writer, body_writer, frame_writer, text_frame
+from notifications.direct import body_port, frame_port
+from notifications.envelope import Envelope
+from notifications.subscription import Port
 from tests.servers import AsgiServer
 
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: site.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
-TEXTS = ["", "a", "x" * 125, "x" * 126, "é" * 100, "x" * 65535, "x" * 65536]
+#: JSON around which a frame changes its form: 40 bytes more, and a cursor, are what is sent.
+TEXTS = ['""', '"é"', *(f'"{"x" * size}"' for size in (50, 78, 85, 86, 90, 400, 65_480, 65_500, 70_000))]
 
 
 class Transport(asyncio.Transport):
@@ -38,6 +41,7 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written: list[bytes] = []
+        self.waiting = 0
         self.closed = False
 
     def write(self, data: Any) -> None:
@@ -48,6 +52,9 @@ class Transport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self.closed
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
 
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
@@ -74,46 +81,54 @@ class Answer:
         )
         self.headers = headers
 
-    async def begin(self) -> Writer | None:
+    async def begin(self) -> Port | None:
         await self.cycle.send({"type": "http.response.start", "status": 200, "headers": self.headers})
         self.transport.take()
-        return body_writer(self.cycle.send)
+        return body_port(self.cycle.send)
 
 
-async def begun(answer: Answer) -> Writer:
-    writer = await answer.begin()
-    assert writer is not None, "this version of uvicorn is not recognised any more"
-    return writer
+async def begun(answer: Answer) -> Port:
+    port = await answer.begin()
+    assert port is not None, "this version of uvicorn is not recognised any more"
+    return port
 
 
-@pytest.mark.parametrize("size", [1, 15, 16, 400, 70_000])
-async def test_piece_of_a_body_is_what_send_writes(size: int) -> None:
-    answer, piece = Answer(), b"x" * size
-    writer = await begun(answer)
+@pytest.mark.parametrize("cursor", [None, "1", "1.4-9f2c81aa-118"])
+@pytest.mark.parametrize("data", TEXTS, ids=lambda text: str(len(text.encode())))
+async def test_piece_of_a_body_is_what_send_writes(data: str, cursor: str | None) -> None:
+    answer, envelope = Answer(), Envelope("ping", data)
+    port = await begun(answer)
 
-    assert writer(piece)
+    assert port.write(port.encode(envelope, cursor))
 
     directly = answer.transport.take()
-    await answer.cycle.send({"type": "http.response.body", "body": piece, "more_body": True})
+    await answer.cycle.send({"type": "http.response.body", "body": envelope.as_sse(cursor), "more_body": True})
     assert directly == answer.transport.take()
 
 
 async def test_client_that_does_not_keep_up_is_left_to_send() -> None:
     answer = Answer()
-    writer = await begun(answer)
-    answer.flow.pause_writing()
-    assert not writer(b"x")
-    answer.flow.resume_writing()
-    assert writer(b"x")
+    port = await begun(answer)
+    answer.transport.waiting = 1
+    assert not port.write(b"x")
+    answer.transport.waiting = 0
+    assert port.write(b"x")
+
+
+async def test_nothing_is_written_after_the_end() -> None:
+    answer = Answer()
+    port = await begun(answer)
+    answer.transport.close()
+    assert not port.write(b"x")
+    assert not answer.transport.take()
 
 
 @pytest.mark.parametrize("end", ["disconnected", "response_complete"])
-async def test_nothing_is_written_after_the_end(end: str) -> None:
+async def test_answer_that_has_ended_is_left_to_send(end: str) -> None:
     answer = Answer()
-    writer = await begun(answer)
+    await begun(answer)
     setattr(answer.cycle, end, True)
-    assert not writer(b"x")
-    assert not answer.transport.take()
+    assert body_port(answer.cycle.send) is None
 
 
 async def test_answers_that_are_not_chunked_are_left_to_send() -> None:
@@ -122,7 +137,7 @@ async def test_answers_that_are_not_chunked_are_left_to_send() -> None:
 
 
 async def test_answer_that_has_not_begun_is_left_to_send() -> None:
-    assert body_writer(Answer().cycle.send) is None
+    assert body_port(Answer().cycle.send) is None
 
 
 async def test_another_server_or_version_is_left_to_send() -> None:
@@ -131,11 +146,11 @@ async def test_another_server_or_version_is_left_to_send() -> None:
 
     async def send(message: Any) -> None: ...
 
-    assert body_writer(send) is None
-    assert frame_writer(send) is None
-    assert frame_writer(answer.cycle.send) is None
+    assert body_port(send) is None
+    assert frame_port(send) is None
+    assert frame_port(answer.cycle.send) is None
     del answer.cycle.disconnected
-    assert body_writer(answer.cycle.send) is None
+    assert body_port(answer.cycle.send) is None
 
 
 async def test_setting_switches_it_off() -> None:
@@ -147,12 +162,12 @@ async def test_setting_switches_it_off() -> None:
 @pytest.mark.parametrize("missing", ["chunked", "startedWriting", "finished", "_disconnected", "sentLength"])
 def test_another_version_of_daphne_is_left_to_send(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     request = daphne_request()
-    assert body_writer(partial(Server.__new__(Server).handle_reply, request)) is not None
+    assert body_port(partial(Server.__new__(Server).handle_reply, request)) is not None
     request.__dict__.pop(missing)
     for ancestor in WebRequest.__mro__:
         if missing in vars(ancestor):
             monkeypatch.delattr(ancestor, missing)
-    assert body_writer(partial(Server.__new__(Server).handle_reply, request)) is None
+    assert body_port(partial(Server.__new__(Server).handle_reply, request)) is None
 
 
 def daphne_request() -> Any:
@@ -180,13 +195,13 @@ class Socket:
         self.protocol.connection_made(self.transport)
 
     async def application(self, scope: Any, receive: Any, send: Any) -> None:
-        self.before = frame_writer(send)
+        self.before = frame_port(send)
         await send({"type": "websocket.accept"})
         self.send = send
         self.accepted.set()
         await asyncio.Event().wait()
 
-    async def open(self) -> Writer | None:
+    async def open(self) -> Port | None:
         offer = (
             b"Sec-WebSocket-Extensions: permessage-deflate\r\n" if self.protocol.config.ws_per_message_deflate else b""
         )
@@ -194,7 +209,7 @@ class Socket:
         async with asyncio.timeout(5):
             await self.accepted.wait()
         self.transport.take()
-        return frame_writer(self.send)
+        return frame_port(self.send)
 
     def close(self) -> None:
         for task in tuple(self.protocol.tasks):
@@ -202,41 +217,63 @@ class Socket:
         self.protocol.connection_lost(None)
 
 
-async def opened(socket: Socket) -> Writer:
-    writer = await socket.open()
-    assert writer is not None, "this version of uvicorn is not recognised any more"
-    return writer
+async def opened(socket: Socket) -> Port:
+    port = await socket.open()
+    assert port is not None, "this version of uvicorn is not recognised any more"
+    return port
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda text: str(len(text.encode())))
-async def test_frame_is_what_send_writes(text: str) -> None:
-    socket = Socket()
-    writer = await opened(socket)
+@pytest.mark.parametrize("cursor", [None, "1", "1.4-9f2c81aa-118"])
+@pytest.mark.parametrize("data", TEXTS, ids=lambda text: str(len(text.encode())))
+async def test_frame_is_what_send_writes(data: str, cursor: str | None) -> None:
+    socket, envelope = Socket(), Envelope("ping", data)
+    port = await opened(socket)
 
-    assert writer(text_frame(text.encode()))
+    assert port.write(port.encode(envelope, cursor))
 
     directly = socket.transport.take()
-    await socket.send({"type": "websocket.send", "text": text})
+    await socket.send({"type": "websocket.send", "text": envelope.as_json(cursor)})
     assert directly == socket.transport.take()
     socket.close()
 
 
 async def test_socket_is_written_to_only_while_it_is_open_and_keeps_up() -> None:
     socket = Socket()
-    writer = await opened(socket)
+    port = await opened(socket)
     assert socket.before is None  # Not accepted yet.
 
-    socket.protocol.pause_writing()
-    assert not writer(b"x")
-    socket.protocol.resume_writing()
-    assert writer(b"x")
+    socket.transport.waiting = 1
+    assert not port.write(b"x")
+    socket.transport.waiting = 0
+    assert port.write(b"x")
 
     await socket.send({"type": "websocket.close", "code": 1000})
-    socket.transport.take()
-    assert not writer(b"x")
+    assert frame_port(socket.send) is None
     socket.close()
-    assert not writer(b"x")
+    assert frame_port(socket.send) is None
+
+
+@pytest.mark.parametrize(
+    "received",
+    [b"\x88\x82\0\0\0\0\x03\xe8", b"\xff\xff", b"\x81\x81\0\0\0\0\xff"],
+    ids=["close", "no frame", "no text"],
+)
+async def test_nothing_is_written_to_a_socket_that_its_client_ends(received: bytes) -> None:
+    socket = Socket()
+    port = await opened(socket)
+    socket.protocol.data_received(received)
+    socket.transport.take()
+    assert not port.write(b"x")
     assert not socket.transport.take()
+    socket.close()
+
+
+async def test_nothing_is_written_to_a_socket_that_the_server_ends() -> None:
+    socket = Socket()
+    port = await opened(socket)
+    socket.protocol.shutdown()
+    assert not port.write(b"x")
+    socket.close()
 
 
 async def test_compressed_socket_is_left_to_send() -> None:

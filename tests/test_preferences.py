@@ -406,7 +406,7 @@ async def subscription() -> Subscription:
     return subscription
 
 
-def taken(subscription: Subscription) -> list[tuple[int, str]]:
+def taken(subscription: Subscription) -> list[tuple[int, str | None]]:
     return [(json.loads(envelope.data)["seq"], cursor) for envelope, cursor in subscription.take()]
 
 

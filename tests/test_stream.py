@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from notifications.stream import Frame, open_stream
+from notifications.envelope import Frame
+from notifications.stream import open_stream
 from tests.fakes import PATIENCE, TOPIC, Reading, Stage, eventually
 
 

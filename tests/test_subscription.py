@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from notifications.envelope import Envelope, log_envelope
-from notifications.subscription import BEGINNING, End, LiveEvent, Mark, Subscription, TopicState
+from notifications.subscription import BEGINNING, End, LiveEvent, Mark, Subscription, TopicState, deliver
 from tests.fakes import eventually
 
 
@@ -34,11 +34,11 @@ def subscription(*states: TopicState, events: int = 3, size: int = 1000, live: b
     )
     for state in states:
         made.marks[state] = state.here()
-        state.subscriptions.add(made)
+        state.subscriptions[made] = None
     return made
 
 
-def taken(made: Subscription) -> list[str]:
+def taken(made: Subscription) -> list[str | None]:
     return [cursor for _, cursor in made.take()]
 
 
@@ -197,7 +197,7 @@ async def test_wait_returns_when_an_event_is_delivered() -> None:
     made = subscription(state)
     task = await waits(made)
     made.push(event(state, 1))
-    made.deliver()
+    made.flush()
     async with asyncio.timeout(5):
         await task
 
@@ -211,19 +211,39 @@ async def test_wait_that_is_cancelled_leaves_nothing() -> None:
     made.wake()
 
 
+class FakePort:
+    """Where finished bytes go; it can be full, or fail."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+        self.full = False
+        self.error: Exception | None = None
+
+    def encode(self, envelope: Envelope, cursor: str | None) -> bytes:
+        return f"{envelope.type} {cursor};".encode()
+
+    def write(self, data: bytes) -> bool:
+        if self.error is not None:
+            raise self.error
+        if not self.full:
+            self.written.append(data.decode())
+        return not self.full
+
+
 class Owner:
     """A stream's task that waits, and lets live events be written in its place."""
 
-    def __init__(self, made: Subscription) -> None:
+    def __init__(self, made: Subscription, port: FakePort | None = None) -> None:
         self.made = made
+        self.port = port
         self.written: list[list[str]] = []
         self.gate: asyncio.Event | None = None
         self.error: Exception | None = None
         self.task = asyncio.create_task(self.run())
 
     async def run(self) -> None:
-        self.made.writes_by(self.write)
-        while self.made.ended is None:
+        self.made.writes_by(self.write, self.port)
+        while self.made.ended is None and self.made.live:
             await self.made.wait()
             await self.made.finish()
             if frames := self.made.take():
@@ -240,14 +260,14 @@ class Owner:
         await eventually(lambda: self.made.waiter is not None, pause=0)
 
 
-async def deliver(made: Subscription) -> None:
+async def flush(made: Subscription) -> None:
     """Deliver as the hub does: outside of any task."""
-    asyncio.get_running_loop().call_soon(made.deliver)
+    asyncio.get_running_loop().call_soon(made.flush)
     for _ in range(3):
         await asyncio.sleep(0)
 
 
-async def test_deliver_writes_without_waking_the_task() -> None:
+async def test_flush_writes_without_waking_the_task() -> None:
     state = topic()
     made = subscription(state)
     owner = Owner(made)
@@ -255,25 +275,25 @@ async def test_deliver_writes_without_waking_the_task() -> None:
     waiter = made.waiter
     made.push(event(state, 1))
     made.push(event(state, 2))
-    await deliver(made)
+    await flush(made)
     assert owner.written == [["1.1-aa-1", "1.1-aa-2"]]
     assert made.waiter is waiter
-    await deliver(made)
+    await flush(made)
     assert len(owner.written) == 1
     made.end("lifetime", 0)
     await owner.task
 
 
-async def test_deliver_to_a_slow_client_is_finished_by_its_task() -> None:
+async def test_flush_to_a_slow_client_is_finished_by_its_task() -> None:
     state = topic()
     made = subscription(state)
     owner = Owner(made)
     owner.gate = asyncio.Event()
     await owner.waiting()
     made.push(event(state, 1))
-    await deliver(made)
+    await flush(made)
     made.push(event(state, 2))
-    await deliver(made)
+    await flush(made)
     for _ in range(5):
         await asyncio.sleep(0)
     # The second waits for the first.
@@ -285,13 +305,151 @@ async def test_deliver_to_a_slow_client_is_finished_by_its_task() -> None:
     await owner.task
 
 
-async def test_deliver_that_fails_ends_its_own_stream() -> None:
+async def test_flush_that_fails_ends_its_own_stream() -> None:
     state = topic()
     made = subscription(state)
     owner = Owner(made)
     owner.error = OSError("connection lost")
     await owner.waiting()
     made.push(event(state, 1))
-    await deliver(made)
+    await flush(made)
     await asyncio.wait([owner.task])
     assert isinstance(owner.task.exception(), OSError)
+
+
+# --- Many at once, past their tasks
+
+
+async def delivered(*events: LiveEvent) -> None:
+    """Deliver to all who read their topic, as the hub does."""
+    readers = tuple(events[0].state.subscriptions)
+    asyncio.get_running_loop().call_soon(deliver, readers, events)
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def served(*states: TopicState) -> tuple[Owner, FakePort]:
+    owner = Owner(subscription(*states), port := FakePort())
+    await owner.waiting()
+    return owner, port
+
+
+async def test_deliver_writes_to_the_port_of_each() -> None:
+    own, common = topic("user:1", id=1), topic(id=2)
+    readers = [await served(own, common), await served(common), *[await served(common) for _ in range(40)]]
+    waiters = [owner.made.waiter for owner, _ in readers]
+    for seq in (1, 2):
+        await delivered(event(common, seq))
+    await delivered(event(common, 3), event(common, 4))
+    assert readers[0][1].written == [
+        "ping 1.1-aa-0.2-aa-1;",
+        "ping 1.1-aa-0.2-aa-2;",
+        "ping 1.1-aa-0.2-aa-3;ping 1.1-aa-0.2-aa-4;",
+    ]
+    for owner, port in readers[1:]:
+        assert port.written == ["ping 1.2-aa-1;", "ping 1.2-aa-2;", "ping 1.2-aa-3;ping 1.2-aa-4;"]
+        assert owner.made.marks[common].seq == 4
+    assert [owner.made.waiter for owner, _ in readers] == waiters  # Nobody was woken.
+
+
+async def test_deliver_keeps_the_places_of_all_topics() -> None:
+    first, second, third = topic("a", id=1), topic("b", id=2), topic("c", id=3)
+    owner, port = await served(first, second, third)
+    for one in (event(second, 1), event(second, 2), event(third, 1), event(first, 1), event(second, 3)):
+        await delivered(one)
+    assert port.written == [
+        "ping 1.1-aa-0.2-aa-1.3-aa-0;",
+        "ping 1.1-aa-0.2-aa-2.3-aa-0;",
+        "ping 1.1-aa-0.2-aa-2.3-aa-1;",
+        "ping 1.1-aa-1.2-aa-2.3-aa-1;",
+        "ping 1.1-aa-1.2-aa-3.3-aa-1;",
+    ]
+    assert owner.made.cursor() == "1.1-aa-1.2-aa-3.3-aa-1"
+    assert [mark.seq for mark in owner.made.marks.values()] == [1, 3, 1]
+    assert owner.made.cursor() == "1.1-aa-1.2-aa-3.3-aa-1"
+    assert owner.made.cursor_with(first, Mark(1, "aa", 9)) == "1.1-aa-9.2-aa-3.3-aa-1"
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_deliver_to_a_full_port_is_finished_by_the_task(before: int) -> None:
+    state = topic()
+    owner, port = await served(state)
+    for seq in range(1, before + 1):
+        await delivered(event(state, seq))
+    port.full = True
+    owner.gate = asyncio.Event()
+    await delivered(event(state, before + 1), event(state, before + 2))
+    await delivered(event(state, before + 3))
+    assert owner.written == [[f"1.1-aa-{before + 1}", f"1.1-aa-{before + 2}"]]
+    owner.gate.set()
+    await eventually(lambda: len(owner.written) == 2)
+    assert owner.written[1] == [f"1.1-aa-{before + 3}"]
+    await owner.waiting()
+    port.full = False
+    await delivered(event(state, before + 4))
+    assert port.written[-1] == f"ping 1.1-aa-{before + 4};"
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_deliver_that_fails_ends_one_stream_only(before: int) -> None:
+    state = topic()
+    (owner, port), (_, other) = await served(state), await served(state)
+    for seq in range(1, before + 1):
+        await delivered(event(state, seq))
+    port.error = OSError("connection lost")
+    await delivered(event(state, before + 1))
+    await asyncio.wait([owner.task])
+    assert isinstance(owner.task.exception(), OSError)
+    assert other.written[-1] == f"ping 1.1-aa-{before + 1};"
+    await delivered(event(state, before + 2))  # Nobody is harmed by what comes before it has gone.
+    assert other.written[-1] == f"ping 1.1-aa-{before + 2};"
+
+
+async def test_deliver_passes_over_what_a_replay_has_brought() -> None:
+    state = topic(seen=2)
+    _, port = await served(state)
+    await delivered(event(state, 1), event(state, 2))
+    assert port.written == []
+    await delivered(event(state, 2), event(state, 3))
+    assert port.written == ["ping 1.1-aa-3;"]
+
+
+async def test_deliver_passes_over_what_is_muted() -> None:
+    state = topic()
+    owner, port = await served(state)
+    await delivered(event(state, 1))
+    owner.made.muted = frozenset({"news"})
+    for seq, kind in ((2, "news"), (3, "message")):
+        payload = f'{{"kind":"{kind}"}}'
+        await delivered(LiveEvent(state, seq, log_envelope(state.name, seq, "notification", payload)))
+    assert port.written == ["ping 1.1-aa-1;", "notification 1.1-aa-3;"]
+
+
+@pytest.mark.parametrize("reason", ["revoked", "lifetime"])
+async def test_deliver_to_one_that_ends_writes_nothing(reason: str) -> None:
+    state = topic()
+    owner, port = await served(state)
+    await delivered(event(state, 1))
+    owner.made.end(reason)
+    await delivered(event(state, 2))
+    await owner.task
+    assert port.written == ["ping 1.1-aa-1;"]
+    assert owner.made.cursor() == "1.1-aa-1"
+
+
+async def test_deliver_to_one_that_is_not_live_leaves_it_to_the_replay() -> None:
+    state = topic()
+    owner, port = await served(state)
+    await delivered(event(state, 1))
+    owner.made.fall_back()
+    await delivered(event(state, 2))
+    assert port.written == ["ping 1.1-aa-1;"]
+    assert owner.made.marks[state].seq == 1
+
+
+async def test_heartbeat_goes_to_the_port() -> None:
+    owner, port = await served(topic())
+    assert owner.made.beat()
+    owner.made.passed_over = True
+    assert owner.made.beat()
+    assert port.written == ["heartbeat None;", "heartbeat 1.1-aa-0;"]

@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
 from django.conf import settings
 
+from . import pubsub
 from .settings import conf
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "ring",
     "ring_recheck",
     "send",
+    "send_to",
     "shard_of",
 ]
 
@@ -54,6 +56,8 @@ HINT = "notifications.hint"
 SEND_TIMEOUT = 1.0
 #: Hints beyond this wait for nobody: the log has them.
 QUEUE_LIMIT = 10_000
+#: Hints that are sent together, if so many wait, and the layer has a way to do that.
+SENT_AT_ONCE = 200
 
 
 class Hint(NamedTuple):
@@ -148,29 +152,34 @@ def host_of(topic: str) -> int:
 def shard_of(topic: str) -> int | None:
     """As :func:`host_of`, and None if the layer is not there, or spreads its work in a way of its own."""
     try:
-        layer = channel_layer()
-        if not hasattr(layer, "_get_layer"):
-            return None
-        inner = layer._get_layer()
-        if len(inner._shards) == 1:
-            return 0
-        return int(inner._shards.index(inner._get_shard(inner._get_group_channel_name(group_name(topic)))))
-    except Exception:  # Whatever is wrong with the layer is told when it is used; and all this is private to it.
+        return pubsub.shard_of(channel_layer(), group_name(topic))
+    except Exception:  # Whatever is wrong with the layer is told when it is used.
         return None
 
 
 async def send(topic: str, message: dict[str, Any], *, probing: bool = False) -> None:
-    """Send one message to the hubs that serve ``topic``. The only ``group_send`` of the project.
+    """Send one message to the hubs that serve ``topic``; see :func:`send_to`."""
+    await send_to(host_of(topic), [(topic, message)], probing=probing)
+
+
+async def send_to(host: int, messages: Sequence[tuple[str, dict[str, Any]]], *, probing: bool = False) -> None:
+    """Send ``(topic, message)`` pairs, all of one host (:func:`host_of`), to the hubs that serve these topics.
+
+    The only place of the project that sends to the layer.
 
     :param probing: try whatever the breaker says; if it succeeds, the breaker closes.
     :raises LayerUnavailable: after a second at the latest; at once while the breaker is open.
     """
-    breaker = breakers[host_of(topic)]
+    breaker = breakers[host]
     if breaker.is_open and not probing:
         raise LayerUnavailable("the channel layer failed a moment ago; not tried again yet")
+    grouped = [(group_name(topic), message) for topic, message in messages]
     try:
         async with asyncio.timeout(SEND_TIMEOUT):
-            await channel_layer().group_send(group_name(topic), message)
+            layer = channel_layer()
+            if len(grouped) == 1 or not await pubsub.publish(layer, host, grouped):
+                for group, message in grouped:
+                    await layer.group_send(group, message)
     except Exception as error:
         breaker.failed()
         raise LayerUnavailable(f"the channel layer did not take a message: {error!r}") from error
@@ -253,16 +262,21 @@ class Doorbell:
                 if not self._queue:
                     self._idle.set()
                     return
-                topic, message = self._queue.popleft()
-            try:
-                await send(topic, message)
-            except Exception as error:  # Whatever it is, the rest of the queue must not wait for ever.
-                self.lost += 1
-                if not failed and not breakers[host_of(topic)].is_open:
-                    logger.warning("%s; browsers learn of it by the safety poll", error)
-                failed = True
-            else:
-                self.sent += 1
+                at_once = 1 if shard_of("") is None else SENT_AT_ONCE
+                batch = [self._queue.popleft() for _ in range(min(len(self._queue), at_once))]
+            by_host: defaultdict[int, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+            for topic, message in batch:
+                by_host[host_of(topic)].append((topic, message))
+            for host, messages in by_host.items():
+                try:
+                    await send_to(host, messages)
+                except Exception as error:  # Whatever it is, the rest of the queue must not wait for ever.
+                    self.lost += len(messages)
+                    if not failed and not breakers[host].is_open:
+                        logger.warning("%s; browsers learn of it by the safety poll", error)
+                    failed = True
+                else:
+                    self.sent += len(messages)
 
     def _drop(self) -> None:
         with self._lock:

@@ -18,7 +18,7 @@ from typing import Any
 
 from channels.layers import InMemoryChannelLayer
 
-from . import doorbell
+from . import doorbell, pubsub
 
 __all__ = ["Link"]
 
@@ -82,19 +82,24 @@ class Link:
                 if self._channel is None:
                     self._channel = await doorbell.channel_layer().new_channel()
                     self._has_channel.set()
-                message = await doorbell.channel_layer().receive(self._channel)
+                layer = doorbell.channel_layer()
+                self._take(await layer.receive(self._channel))
             except Exception as error:
                 for host in range(self.links()):
                     self.set_up(False, error, host=host)
                 await asyncio.sleep(RETRY_INTERVAL / 2)
                 continue
-            try:
-                if "nonce" in message:
-                    self._echoed(message["nonce"])
-                else:
-                    self._on_message(message)
-            except Exception:
-                logger.exception("a message on the channel layer could not be understood: %r", message)
+            for message in pubsub.waiting(layer, self._channel):
+                self._take(message)
+
+    def _take(self, message: Any) -> None:
+        try:
+            if "nonce" in message:
+                self._echoed(message["nonce"])
+            else:
+                self._on_message(message)
+        except Exception:
+            logger.exception("a message on the channel layer could not be understood: %r", message)
 
     async def join(self, topics: Iterable[str], *, anyway: bool = False) -> set[str]:
         """Join the groups of these topics; return those whose messages arrive from now on, for certain.
@@ -118,6 +123,7 @@ class Link:
                 await self._has_channel.wait()
                 for topic in topics:
                     await self._group("add", topic)
+                pubsub.quicken(doorbell.channel_layer())
                 # Subscriptions to one host are made in order, so that the last one's echo stands for all.
                 await self._echo(topics[-1:] if self.hosts() <= self.links() else topics)
         except Exception as error:
@@ -216,13 +222,8 @@ class Link:
             echo.set_result(None)
 
     async def _relink(self, host: int) -> None:
-        """Make a pub/sub layer's connections to a host anew, keeping everybody's subscriptions, the site's too."""
         if doorbell.shard_of("") is None:  # The core layer finds its way back; its groups are joined again.
             return
-        inner = doorbell.channel_layer()._get_layer()
-        shard = inner._shards[host]
-        names = [name for name in (*inner.channels, *inner.groups) if inner._get_shard(name) is shard]
-        async with asyncio.timeout(PROBE_TIMEOUT + len(names) / SUBSCRIPTIONS_PER_SECOND):
-            await shard.flush()
-            for name in names:
-                await shard.subscribe(name)
+        layer = doorbell.channel_layer()
+        async with asyncio.timeout(PROBE_TIMEOUT + len(pubsub.names_on(layer, host)) / SUBSCRIPTIONS_PER_SECOND):
+            await pubsub.reconnect(layer, host)

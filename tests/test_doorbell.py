@@ -158,7 +158,7 @@ async def test_queue_is_emptied_whatever_is_wrong_with_the_layer(
 
 
 async def test_queue_is_emptied_after_a_mistake(bell: Doorbell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doorbell, "send", mock.AsyncMock(side_effect=ZeroDivisionError))
+    monkeypatch.setattr(doorbell, "send_to", mock.AsyncMock(side_effect=ZeroDivisionError))
     doorbell.attach(asyncio.get_running_loop())
     doorbell.ring(hints(1, 2))
     assert await asyncio.to_thread(doorbell.flush, 10)

@@ -1,0 +1,167 @@
+"""The insides of channels_redis' pub/sub layer: used where they are as expected, and not missed elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import hiredis
+import pytest
+from channels.layers import InMemoryChannelLayer
+from channels_redis.core import RedisChannelLayer
+from channels_redis.pubsub import RedisPubSubChannelLayer
+from redis.asyncio.client import PubSub
+
+from notifications import doorbell, pubsub
+from notifications.pubsub import QuickPubSub
+from tests.servers import RedisServer
+
+
+def pushed(*items: bytes) -> bytes:
+    """Return a push message of Redis' (RESP3)."""
+    return b">%d\r\n" % len(items) + b"".join(b"$%d\r\n%b\r\n" % (len(item), item) for item in items)
+
+
+class Socket:
+    """A connection of redis-py's whose parser has read this already."""
+
+    def __init__(self, *read: bytes) -> None:
+        self.is_connected = True
+        self.health_check_interval = 0
+        self._parser = SimpleNamespace(_reader=hiredis.Reader(notEnoughData=object(), replyError=ConnectionError))
+        for data in read:
+            self._parser._reader.feed(data)
+
+
+@pytest.fixture
+def quick() -> Iterator[Any]:
+    reader: Any = QuickPubSub(mock.Mock())
+    yield reader
+    reader.connection = None
+
+
+@pytest.fixture
+def ordinary(monkeypatch: pytest.MonkeyPatch) -> mock.AsyncMock:
+    """What redis-py does when nothing was read."""
+    monkeypatch.setattr(PubSub, "get_message", patched := mock.AsyncMock(return_value="waited for"))
+    return patched
+
+
+async def test_messages_that_came_together_are_read_together(quick: Any, ordinary: mock.AsyncMock) -> None:
+    socket = Socket(
+        pushed(b"message", b"a", b"1") + pushed(b"message", b"b", b"2") + pushed(b"message", b"c", b"3")[:-4]
+    )
+    quick.connection = socket
+    found = [await quick.get_message(timeout=0.1) for _ in range(2)]
+    assert [(message["type"], message["channel"], message["data"]) for message in found] == [
+        ("message", b"a", b"1"),
+        ("message", b"b", b"2"),
+    ]
+    assert await quick.get_message(True, 0.1) == "waited for"  # The third is not there yet.
+    ordinary.assert_awaited_once_with(True, 0.1)
+    socket._parser._reader.feed(b"\r\n3\r\n"[-4:])
+
+
+async def test_confirmations_among_messages_are_redis_py_s_business(quick: Any) -> None:
+    quick.connection = Socket(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n" + pushed(b"message", b"a", b"1"))
+    assert await quick.get_message(ignore_subscribe_messages=True, timeout=0.1) is None
+    assert (await quick.get_message(ignore_subscribe_messages=True, timeout=0.1))["data"] == b"1"
+
+
+async def test_error_among_messages_is_raised(quick: Any) -> None:
+    quick.connection = Socket(b"-LOADING Redis is loading\r\n")
+    with pytest.raises(ConnectionError, match="loading"):
+        await quick.get_message(timeout=0.1)
+
+
+@pytest.mark.parametrize("reason", ["disconnected", "health checks", "another parser", "not connected yet"])
+async def test_connection_that_is_another_is_read_by_redis_py(
+    quick: Any, ordinary: mock.AsyncMock, reason: str
+) -> None:
+    socket = Socket(pushed(b"message", b"a", b"1"))
+    quick.connection = None if reason == "not connected yet" else socket
+    socket.is_connected = reason != "disconnected"
+    socket.health_check_interval = 30 if reason == "health checks" else 0
+    if reason == "another parser":
+        del socket._parser._reader
+    assert await quick.get_message(timeout=0.1) == "waited for"
+
+
+# --- With the layer that is installed, and Redis
+
+
+@pytest.fixture
+async def layer(redis_server: RedisServer) -> AsyncIterator[Any]:
+    layer = RedisPubSubChannelLayer(hosts=[redis_server.url])
+    with mock.patch.object(doorbell, "channel_layer", lambda: layer):
+        yield layer
+        await layer.flush()
+
+
+def published(server: RedisServer) -> int:
+    with server.client() as client:
+        return int(client.info("commandstats").get("cmdstat_publish", {}).get("calls", 0))
+
+
+async def test_many_messages_go_and_come_at_once(layer: Any, redis_server: RedisServer) -> None:
+    channel = await layer.new_channel()
+    for number in range(300):
+        await layer.group_add(doorbell.group_name(f"topic:{number}"), channel)
+    pubsub.quicken(layer)
+    assert type(layer._get_layer()._shards[0]._pubsub) is QuickPubSub, "this version is not recognised any more"
+    before = published(redis_server)
+    with mock.patch.object(type(layer._get_layer()), "group_send", side_effect=AssertionError("one by one")):
+        await doorbell.send_to(0, [(f"topic:{number}", {"number": number}) for number in range(300)])
+    assert published(redis_server) == before + 300
+    found: list[Any] = []
+    with mock.patch.object(PubSub, "get_message", autospec=True, side_effect=PubSub.get_message) as waited_for:
+        async with asyncio.timeout(20):
+            while len(found) < 300:
+                found.append(await layer.receive(channel))
+                found.extend(pubsub.waiting(layer, channel))
+    assert [message["number"] for message in found] == list(range(300))
+    assert waited_for.await_count < 100, "messages that came together are read one by one"
+
+
+async def test_connection_that_was_made_anew_is_quick_too(layer: Any) -> None:
+    channel = await layer.new_channel()
+    await layer.group_add(doorbell.group_name("everyone"), channel)
+    assert len(pubsub.names_on(layer, 0)) == 2
+    await pubsub.reconnect(layer, 0)
+    assert type(layer._get_layer()._shards[0]._pubsub) is QuickPubSub
+    async with asyncio.timeout(20):
+        await layer.group_send(doorbell.group_name("everyone"), {"number": 1})
+        assert await layer.receive(channel) == {"number": 1}
+
+
+async def test_message_that_is_not_understood_is_not_the_end_of_the_others(layer: Any) -> None:
+    channel = await layer.new_channel()
+    queue = layer._get_layer().channels[channel]
+    for data in (layer.serialize({"number": 1}), b"\xc1", layer.serialize({"number": 2})):
+        queue.put_nowait(data)
+    first, wrong, last = pubsub.waiting(layer, channel)
+    assert (first, last) == ({"number": 1}, {"number": 2})
+    assert isinstance(wrong, Exception)
+
+
+@pytest.mark.parametrize(
+    "other", [InMemoryChannelLayer(), RedisChannelLayer(), object(), SimpleNamespace(_get_layer=lambda: object())]
+)
+async def test_other_layers_are_used_as_they_are(other: Any) -> None:
+    assert pubsub.shard_of(other, "group") is None
+    assert not await pubsub.publish(other, 0, [("group", {})])
+    assert list(pubsub.waiting(other, "channel")) == []
+    pubsub.quicken(other)
+
+
+async def test_class_of_the_site_s_own_stays(layer: Any) -> None:
+    class Own(PubSub):
+        pass
+
+    await layer.new_channel()
+    layer._get_layer()._shards[0]._pubsub.__class__ = Own
+    pubsub.quicken(layer)
+    assert type(layer._get_layer()._shards[0]._pubsub) is Own

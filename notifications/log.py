@@ -19,10 +19,12 @@ from django.db import connections, router, transaction
 from django.db.models import DateTimeField, Max, Min, Value
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Least, Now
+from django.db.models.sql import Query
 
 from . import doorbell, failpoints
 from .models import Event, Topic, new_epoch
 from .settings import conf
+from .statements import fetch, run, update_of
 
 __all__ = [
     "Head",
@@ -45,6 +47,10 @@ T = TypeVar("T")
 #: How much one short lock covers; more is numbered by another round.
 TOPICS_AT_ONCE = 200
 EVENTS_AT_ONCE = 500
+#: What a drain reads of them.
+TOPIC_FIELDS, EVENT_FIELDS = ("id", "name", "epoch", "head"), ("id", "topic", "type", "payload")
+#: Ways of SQLite's to begin a transaction in which nobody else writes.
+LOCKING_MODES = ("IMMEDIATE", "EXCLUSIVE")
 #: A drain's UPDATE and its COMMIT are this far apart at most; the safety poll looks back by as much.
 OVERLAP = timedelta(seconds=10)
 
@@ -153,40 +159,64 @@ def _number(names: Sequence[str], alias: str) -> tuple[list[doorbell.Hint], int]
 
 
 def _locked(names: Sequence[str], alias: str) -> list[Topic]:
-    rows = Topic.objects.using(alias).filter(name__in=names).order_by("pk")
-    if connections[alias].features.has_select_for_update:
-        return list(rows.select_for_update())
-    if getattr(connections[alias], "transaction_mode", None) not in ("IMMEDIATE", "EXCLUSIVE"):
+    rows = Topic.objects.using(alias).filter(name__in=names)
+    connection = connections[alias]
+    if (
+        not connection.features.has_select_for_update
+        and getattr(connection, "transaction_mode", None) not in LOCKING_MODES
+    ):
         # SQLite ignores select_for_update; to write first is what takes its lock instead of failing at once later.
-        rows.order_by().update(advanced_at=Now())
-    return list(rows)
+        rows.update(advanced_at=Now())
+    if len(names) == 1:
+        return [Topic.from_db(alias, TOPIC_FIELDS, row) for row in fetch(alias, _lock, *names)]
+    return list(rows.order_by("pk").select_for_update())
 
 
 def _number_locked(topics: dict[str, Topic], alias: str) -> tuple[list[doorbell.Hint], int]:
-    waiting = Event.objects.using(alias).filter(topic__in=list(topics), seq=None).order_by("pk")
-    events = list(waiting[:EVENTS_AT_ONCE])
+    if len(topics) == 1:
+        events = [Event.from_db(alias, EVENT_FIELDS, row) for row in fetch(alias, _waiting_in, *topics)]
+    else:
+        waiting = Event.objects.using(alias).filter(topic__in=list(topics), seq=None).order_by("pk")
+        events = list(waiting[:EVENTS_AT_ONCE])
     grouped: dict[str, list[LogEvent]] = defaultdict(list)
     for event in events:
         topic = topics[event.topic]
         topic.head += 1
         event.seq = topic.head
         grouped[event.topic].append(LogEvent(event.seq, event.type, event.payload))
-    _update(Event, events, {"seq"}, alias)
     advanced = [topics[name] for name in grouped]
-    for topic in advanced:
-        topic.advanced_at = Now()
-    _update(Topic, advanced, {"head", "advanced_at"}, alias)
+    if len(events) == 1:
+        run(alias, _number_one, events[0].seq, events[0].pk)
+    else:
+        Event.objects.using(alias).bulk_update(events, ["seq"])
+    if len(advanced) == 1:
+        run(alias, _advance_one, advanced[0].head, advanced[0].pk)
+    else:
+        for topic in advanced:
+            topic.advanced_at = Now()
+        Topic.objects.using(alias).bulk_update(advanced, ["head", "advanced_at"])
     hints = [doorbell.Hint(topic.name, topic.epoch, topic.head, tuple(grouped[topic.name])) for topic in advanced]
     return hints, len(events)
 
 
-def _update(model: type[Event] | type[Topic], rows: Sequence[Event | Topic], fields: set[str], alias: str) -> None:
-    """One UPDATE for these rows: plain for one, CASE for several."""
-    manager = model._default_manager.using(alias)
-    if len(rows) == 1:
-        manager.filter(pk=rows[0].pk).update(**{name: getattr(rows[0], name) for name in fields})
-    elif rows:
-        manager.bulk_update(rows, sorted(fields))  # type: ignore[arg-type]
+# The statements of the drain of one topic with one event, which most drains are.
+
+
+def _lock(name: str) -> Query:
+    return Topic.objects.filter(name=name).select_for_update().values_list(*TOPIC_FIELDS).query
+
+
+def _waiting_in(topic: str) -> Query:
+    rows = Event.objects.filter(topic=topic, seq=None).order_by("pk").values_list(*EVENT_FIELDS)
+    return rows[:EVENTS_AT_ONCE].query
+
+
+def _number_one(seq: int, pk: int) -> Query:
+    return update_of(Event.objects.filter(pk=pk), seq=seq)
+
+
+def _advance_one(head: int, pk: int) -> Query:
+    return update_of(Topic.objects.filter(pk=pk), head=head, advanced_at=Now())
 
 
 def sweep() -> int:
@@ -273,7 +303,7 @@ def rotate_epoch(topics: Iterable[str] | None = None) -> int:
             for topic in rows:
                 topic.epoch = new_epoch()
                 topic.advanced_at = Now()
-            _update(Topic, rows, {"epoch", "advanced_at"}, alias)
+            Topic.objects.using(alias).bulk_update(rows, ["epoch", "advanced_at"])
         doorbell.ring([doorbell.Hint(topic.name, topic.epoch, topic.head, ()) for topic in rows])
         count += len(rows)
     return count

@@ -1,0 +1,61 @@
+"""Statements that the ORM writes once: the same SQL with other values, and never with the first ones."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.db import connection
+from django.db.models import F, Value
+from django.db.models.sql import Query
+
+from notifications.models import Topic
+from notifications.statements import fetch, run, update_of
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def nothing_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(connection), "notifications_statements", {})
+
+
+def named(name: str) -> Query:
+    return Topic.objects.filter(name=name).values_list("name", "head").query
+
+
+def beyond(head: int) -> Query:
+    return update_of(Topic.objects.filter(head__gt=head), head=F("head") + Value(1))
+
+
+def moved(head: int, name: str) -> Query:
+    return update_of(Topic.objects.filter(name=name), head=head)
+
+
+def test_rows_of_other_values() -> None:
+    Topic.objects.bulk_create(Topic(name=name, head=head) for name, head in (("a", 1), ("b", 2)))
+    written = mock.Mock(side_effect=named)
+    assert [fetch("default", written, name) for name in "abcb"] == [[("a", 1)], [("b", 2)], [], [("b", 2)]]
+    written.assert_called_once_with("a")
+
+
+def test_update_with_other_values() -> None:
+    Topic.objects.bulk_create(Topic(name=name) for name in "ab")
+    run("default", moved, 5, "a")
+    run("default", moved, 7, "b")
+    run("default", moved, 7, "c")
+    assert sorted(Topic.objects.values_list("name", "head")) == [("a", 5), ("b", 7)]
+
+
+def test_statement_with_parameters_of_its_own_is_written_each_time() -> None:
+    Topic.objects.bulk_create(Topic(name=name, head=head) for name, head in (("a", 1), ("b", 5)))
+    run("default", beyond, 3)
+    run("default", beyond, 0)
+    assert sorted(Topic.objects.values_list("name", "head")) == [("a", 2), ("b", 7)]
+
+
+def test_connection_is_asked_as_by_the_orm(django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(2):
+        fetch("default", named, "a")
+        run("default", moved, 1, "a")

@@ -13,7 +13,20 @@ PACKAGE = Path(__file__).resolve().parent.parent / "notifications"
 LAYERS = {
     "pure": {"settings", "kinds", "cursor", "sse", "envelope", "signals", "failpoints", "batch", "origin", "garbage"},
     "log": {
-        *("models", "access", "doorbell", "log", "publishing", "binding", "broadcasts", "receivers", "inbox", "reader"),
+        *(
+            "models",
+            "access",
+            "pubsub",
+            "doorbell",
+            "statements",
+            "log",
+            "publishing",
+            "binding",
+            "broadcasts",
+            "receivers",
+            "inbox",
+            "reader",
+        ),
         *("preferences", "sessions", "tables", "threads"),
     },
     "hub": {"stepping", "subscription", "link", "follower", "hub"},
@@ -24,8 +37,8 @@ LAYERS = {
 ORDER = list(LAYERS)
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 # It is given what reads the log. The doorbell it shares with those who ring it.
-HUB_IMPORTS = LAYERS["pure"] | LAYERS["hub"] | {"doorbell"}
-WITHOUT_DATABASE = LAYERS["pure"] | LAYERS["hub"] | {"doorbell"}
+HUB_IMPORTS = LAYERS["pure"] | LAYERS["hub"] | {"doorbell", "pubsub"}
+WITHOUT_DATABASE = LAYERS["pure"] | LAYERS["hub"] | {"doorbell", "pubsub"}
 
 
 def sources() -> list[Path]:

@@ -28,7 +28,7 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.module_loading import import_string
 
 from .cursor import Position, format_cursor
-from .kinds import mutable
+from .kinds import NONE_MUTED, mutable
 from .models import TOPIC_NAME_LENGTH, Membership, Preference, Topic
 from .settings import conf
 
@@ -87,7 +87,7 @@ class Access:
 
     topics: tuple[str, ...]
     since: dict[str, int] = field(default_factory=dict)
-    muted: frozenset[str] = frozenset()
+    muted: frozenset[str] = NONE_MUTED
 
 
 def user_key(user: AbstractBaseUser | Any) -> str:
@@ -195,7 +195,7 @@ def authorize(principals: Sequence[Principal]) -> dict[Principal, Access | None]
             logger.exception("TOPICS failed for user %s; what this user may read is not known", principal.user)
             topics = ()
         begin = {name: since[principal.user].get(name, 0) for name in topics}
-        answer[principal] = Access(topics, begin, muted.get(principal.user, frozenset()))
+        answer[principal] = Access(topics, begin, muted.get(principal.user, NONE_MUTED))
     return answer
 
 

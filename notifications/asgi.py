@@ -28,21 +28,17 @@ def wrap(application: Application) -> Application:
 
     # Django itself knows neither WebSockets nor lifespan; what else is wrapped (a router) may.
     only_http = isinstance(application, ASGIHandler)
-    # A class of the site's own may treat requests in a way of its own, and must be asked about this one, too.
-    passed_on = StreamHandover(application, Admission() if type(application) is ASGIHandler else None)
 
-    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+    def elsewhere(scope: Scope) -> Application | None:
         if scope["type"] == "websocket" and (only_http or scope["path"] == conf.socket_path):
-            await websocket_application(scope, receive, send)
-        elif scope["type"] == "lifespan" and only_http:
-            await lifespan(receive, send)
-        else:
-            await passed_on(scope, receive, send)
+            return websocket_application
+        return lifespan if scope["type"] == "lifespan" and only_http else None
 
-    return wrapped
+    # A class of the site's own may treat requests in a way of its own, and must be asked about this one, too.
+    return StreamHandover(application, Admission() if type(application) is ASGIHandler else None, elsewhere)
 
 
-async def lifespan(receive: Receive, send: Send) -> None:
+async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer the server's lifespan protocol, which Django's application does not know."""
     while True:
         message = await receive()

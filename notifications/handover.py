@@ -113,15 +113,22 @@ class StreamHandover:
     """ASGI middleware around Django's application; everything but accepted streams passes through untouched.
 
     :param admission: asked instead of ``application`` about the requests that it takes.
+    :param elsewhere: returns what takes a scope that is not HTTP instead; None: ``application`` does.
     """
 
-    def __init__(self, application: Application, admission: Admitting | None = None) -> None:
+    def __init__(
+        self,
+        application: Application,
+        admission: Admitting | None = None,
+        elsewhere: Callable[[Scope], Application | None] = lambda scope: None,
+    ) -> None:
         self.application = application
         self.admission = admission
+        self.elsewhere = elsewhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self.application(scope, receive, send)
+            return await (self.elsewhere(scope) or self.application)(scope, receive, send)
         handover, application = Handover(), self.application
         if self.admission is not None and self.admission.takes(scope):
             application, handover.full = self.admission, current_hub().full

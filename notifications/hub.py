@@ -35,6 +35,7 @@ from .batch import Batch
 from .cursor import InvalidCursor, Position, parse_cursor
 from .follower import Follower, Log
 from .link import Link
+from .rhythm import Rhythm
 from .settings import conf
 from .signals import hub_changed, stream_closed, stream_opened, tell
 from .subscription import LiveEvent, Mark, Subscription, TopicState
@@ -75,7 +76,8 @@ class Hub:
         self.follower = Follower(log, self._spawn, self._on_event)
         self.topics = self.follower.topics
         self.subscriptions: dict[Subscription, None] = {}
-        self.by_user: dict[Any, dict[Subscription, None]] = defaultdict(dict)
+        self.by_user: dict[Any, list[Subscription]] = defaultdict(list)
+        self.rhythm = Rhythm(self.subscriptions)
         self.link = Link(self._on_message, self._on_link_changed)
         self.closing = False
         self.restarts = 0
@@ -91,6 +93,7 @@ class Hub:
     def start(self) -> None:
         """Begin to serve; returns at once, also when the layer or the database is away."""
         doorbell.attach(self.loop)
+        self.rhythm.start()
         tasks = {
             "receive": self.link.receive,
             "link": self._keep_linked,
@@ -105,6 +108,7 @@ class Hub:
     def stop(self) -> None:
         """End all tasks; for tests and commands whose loop goes on."""
         doorbell.detach(self.loop)
+        self.rhythm.stop()
         for task in tuple(self._tasks):
             task.cancel()
 
@@ -227,8 +231,9 @@ class Hub:
 
     def _enter(self, subscription: Subscription) -> None:
         self.subscriptions[subscription] = None
+        self.rhythm.begin(subscription)
         own = self.by_user[subscription.principal.user]
-        own[subscription] = None
+        own.append(subscription)
         # Those that were told before may take their time to go.
         staying = [other for other in own if other.ended is None]
         if len(staying) > conf.streams_per_user:
@@ -237,7 +242,8 @@ class Hub:
     def _forget(self, subscription: Subscription, states: Sequence[TopicState]) -> None:
         self.subscriptions.pop(subscription, None)
         own = self.by_user[subscription.principal.user]
-        own.pop(subscription, None)
+        if subscription in own:
+            own.remove(subscription)
         if not own:
             del self.by_user[subscription.principal.user]
         for state in states:

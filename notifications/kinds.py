@@ -16,7 +16,10 @@ from dataclasses import dataclass
 
 from .settings import conf
 
-__all__ = ["Kind", "declared", "mutable"]
+__all__ = ["NONE_MUTED", "Kind", "declared", "mutable"]
+
+#: What most people mute; one for all of them, because Python makes a new one each time.
+NONE_MUTED: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

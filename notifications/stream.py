@@ -91,55 +91,37 @@ def _ready(subscription: Subscription, unread: int | None) -> Frame:
 
 
 async def _frames(hub: Hub, subscription: Subscription, unread: int | None) -> AsyncIterator[Sequence[Frame]]:
-    loop = asyncio.get_running_loop()
-    # Spread, so that streams that began together do not end together.
-    last = loop.time() + conf.lifetime * random.uniform(0.8, 1.2)
-    rhythm = conf.heartbeat
-    timer: asyncio.TimerHandle
-
-    def beat() -> None:
-        nonlocal timer
-        if loop.time() < last and subscription.beat():
-            timer = loop.call_at(min(loop.time() + rhythm, last), beat)
-        else:
-            subscription.tick()
-
-    timer = loop.call_later(rhythm, beat)
-    try:
-        yield [_ready(subscription, unread)]
-        if subscription.malformed:
-            yield [(control("reset", topic="*", reason="malformed"), subscription.cursor())]
-        while subscription.ended is None:
-            if not subscription.live:
-                try:
-                    if taken := subscription.take():
-                        yield taken
-                    async for found in hub.replay(subscription):
-                        wanted = [item for item in found if subscription.wants(item)]
-                        if wanted and subscription.ended is None:
-                            yield [_frame(subscription, item) for item in wanted]
-                except Exception:
-                    logger.exception("a replay failed; the client is asked to return")
-                    subscription.end("error", random.randint(1000, 5000))
-            if taken := subscription.take():
-                yield taken
-            if subscription.due:
-                subscription.due = False
-                if loop.time() >= last:
-                    subscription.end("lifetime", random.randint(0, 1000))
-                    break
-                timer = loop.call_at(min(loop.time() + rhythm, last), beat)
-                yield [subscription.heartbeat()]
-            await subscription.wait()
-            if subscription.unfinished is not None:
-                async with asyncio.timeout(conf.slow_seconds):
-                    await subscription.finish()
+    yield [_ready(subscription, unread)]
+    if subscription.malformed:
+        yield [(control("reset", topic="*", reason="malformed"), subscription.cursor())]
+    while subscription.ended is None:
+        if not subscription.live:
+            try:
+                if taken := subscription.take():
+                    yield taken
+                async for found in hub.replay(subscription):
+                    wanted = [item for item in found if subscription.wants(item)]
+                    if wanted and subscription.ended is None:
+                        yield [_frame(subscription, item) for item in wanted]
+            except Exception:
+                logger.exception("a replay failed; the client is asked to return")
+                subscription.end("error", random.randint(1000, 5000))
         if taken := subscription.take():
             yield taken
-        if subscription.ended is not None:
-            yield [(bye(*subscription.ended), None)]
-    finally:
-        timer.cancel()
+        if subscription.due:
+            subscription.due = False
+            if hub.loop.time() >= subscription.ends_at:
+                subscription.end("lifetime", random.randint(0, 1000))
+                break
+            yield [subscription.heartbeat()]
+        await subscription.wait()
+        if subscription.unfinished is not None:
+            async with asyncio.timeout(conf.slow_seconds):
+                await subscription.finish()
+    if taken := subscription.take():
+        yield taken
+    if subscription.ended is not None:
+        yield [(bye(*subscription.ended), None)]
 
 
 def _frame(subscription: Subscription, item: LiveEvent | tuple[Any, str]) -> Frame:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 from .cursor import Position, join_cursor
 from .envelope import Envelope, Frame, control
+from .kinds import NONE_MUTED
 from .stepping import Stepper, Unfinished
 
 __all__ = ["BEGINNING", "End", "LiveEvent", "Mark", "Port", "Subscription", "TopicState", "deliver"]
@@ -115,12 +117,15 @@ class Subscription:
     queue_bytes: int
     #: Kinds of notifications that are passed over: the cursor moves on, and the next frame carries it, a heartbeat at
     #: the latest if any were passed over since the last one.
-    muted: frozenset[str] = frozenset()
+    muted: frozenset[str] = NONE_MUTED
     passed_over: bool = False
     live: bool = False
     malformed: bool = False
     ended: End | None = None
+    #: A heartbeat, or the end, is due; and the loop times at which that is so (see :mod:`notifications.rhythm`).
     due: bool = False
+    beat_at: float = inf
+    ends_at: float = inf
     queued_bytes: int = 0
     queue: list[LiveEvent] = field(default_factory=list)
     waiter: asyncio.Future[None] | None = None
@@ -328,7 +333,7 @@ class Subscription:
         return self.ended is not None and self.ended.reason in ("access", "revoked")
 
     def tick(self) -> None:
-        """A heartbeat is due."""
+        """A heartbeat, or the end, is due."""
         self.due = True
         self.wake()
 

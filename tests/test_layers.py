@@ -29,7 +29,7 @@ LAYERS = {
         ),
         *("preferences", "sessions", "tables", "threads"),
     },
-    "hub": {"stepping", "subscription", "link", "follower", "hub"},
+    "hub": {"stepping", "subscription", "rhythm", "link", "follower", "hub"},
     "stream": {"direct", "stream", "shutdown", "handover"},
     "view": {"views", "consumers", "polling", "inbox_views", "preference_views", "mixins", "forms", "admission"},
     "site": {"urls", "routing", "asgi", "admin", "apps", "checks", "templatetags", "management"},

@@ -216,6 +216,8 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         return self._tokens >= 0
 
     def _acknowledge(self, cursor: str) -> None:
+        if not self._checkpoints:
+            return  # Since the last one, the connection has taken all at once.
         try:
             if self._subscription is None or not is_behind(cursor, self._subscription.cursor()):
                 return  # Nobody has what was never sent.

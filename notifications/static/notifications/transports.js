@@ -3,7 +3,7 @@ import { SSEParser } from "./sse-parser.js";
 import { retryAfter } from "./backoff.js";
 
 export const SUBPROTOCOL = "notifications.v1";
-const ACK_BYTES = 65_536;
+const ACK_BYTES = 131_072;
 const ACK_MS = 15_000; // what the server does with one costs it as much as a message sent, so: not after each
 const ACK_LEAST_MS = 60; // under the server's 20 frames a second, also while much is being replayed
 

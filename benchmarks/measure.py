@@ -114,18 +114,30 @@ class Run:
         answer = self.load.ask("connect", min(50, self.size), 50)
         if answer["failed"]:
             raise RuntimeError(f"connections failed: {answer['failure']}")
-        self.load.ask("base", self.number + 1)
+        self._listening()
         for _ in range(30):
             self._publish_and_wait()
         self.load.ask("close")
         time.sleep(1.0)
         wait_until(lambda: self.server.descriptors() <= before + 20, 30, what="the clients' end")
 
-    def _publish_and_wait(self) -> None:
+    def _listening(self) -> None:
+        """Return once messages arrive. A peer may lose what is published while it begins to listen; we may not."""
+        for left in reversed(range(1 if self.target.ours else 3)):
+            self.load.ask("base", self.number + 1)
+            try:
+                return self._publish_and_wait(timeout=20.0)
+            except TimeoutError:
+                if not left:
+                    raise
+
+    def _publish_and_wait(self, timeout: float = 60.0) -> None:
         self.number += 1
         self.publisher.tell("broadcast", self.number, 1)
-        self.load.wait_all(self.number)
-        self.publisher.read()
+        try:
+            self.load.wait_all(self.number, timeout)
+        finally:
+            self.publisher.read()
 
     def _connect(self) -> dict[str, Any]:
         memory, queries, cpu = self.server.memory(), self.backstage.server_queries(), self.server.cpu()

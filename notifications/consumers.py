@@ -161,7 +161,9 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
             return CLOSE_CODES.get(subscription.ended.reason, CloseCode.NORMAL)
 
     async def _write(self, frames: Sequence[Frame]) -> None:
-        for envelope, position in frames:
+        for index, (envelope, position) in enumerate(frames):
+            if index and self._subscription is not None and self._subscription.barred:
+                return  # A batch that a client draws out must not outlast its rights.
             await self.base_send({"type": "websocket.send", "text": envelope.as_json(position)})
             self._count(envelope, position)
 

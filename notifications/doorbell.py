@@ -56,8 +56,8 @@ HINT = "notifications.hint"
 SEND_TIMEOUT = 1.0
 #: Hints beyond this wait for nobody: the log has them.
 QUEUE_LIMIT = 10_000
-#: Hints that are sent together, if so many wait, and the layer has a way to do that.
-SENT_AT_ONCE = 200
+#: Hints that are sent together, if so many wait, and the layer has a way to do that: half a megabyte at most.
+SENT_AT_ONCE = 64
 
 
 class Hint(NamedTuple):

@@ -84,10 +84,6 @@ class Envelope:
         """Return the WebSocket text frame; it is also an item of a polling answer."""
         return f"{self.json_head}{cursor or ''}{self.json_tail}"
 
-    def as_frame(self, cursor: str | None) -> bytes:
-        """Return what :meth:`as_json` returns, as UTF-8."""
-        return b"%b%b%b" % (self.frame_head, (cursor or "").encode("ascii"), self.frame_tail)
-
 
 #: An event and the cursor of somebody who has received it; None: the cursor stays as it is.
 Frame = tuple[Envelope, str | None]

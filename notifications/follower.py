@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextvars import Context
 from datetime import datetime
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 from typing import Any, Protocol
 
 from .batch import Batch
@@ -175,8 +174,12 @@ class Follower:
 
     def _deliver(self) -> None:
         undelivered, self._undelivered = self._undelivered, []
-        for state, events in groupby(undelivered, key=attrgetter("state")):
-            deliver(tuple(state.subscriptions), tuple(events))
+        # In the order of each topic; what comes together of several topics is in no order.
+        together: defaultdict[TopicState, list[LiveEvent]] = defaultdict(list)
+        for event in undelivered:
+            together[event.state].append(event)
+        for state, events in together.items():
+            deliver(tuple(state.subscriptions), events)
 
     def _compare(self, state: TopicState, head: Any, read_at: float) -> None:
         if head is not None and state.known and self._is_behind(state, head, read_at):

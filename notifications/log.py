@@ -47,8 +47,8 @@ T = TypeVar("T")
 #: How much one short lock covers; more is numbered by another round.
 TOPICS_AT_ONCE = 200
 EVENTS_AT_ONCE = 500
-#: What a drain reads of them.
-TOPIC_FIELDS, EVENT_FIELDS = ("id", "name", "epoch", "head"), ("id", "topic", "type", "payload")
+#: What a drain reads of them, in the order in which the models have it.
+TOPIC_FIELDS, EVENT_FIELDS = ("id", "name", "epoch", "head", "floor"), ("id", "topic", "type", "payload")
 #: Ways of SQLite's to begin a transaction in which nobody else writes.
 LOCKING_MODES = ("IMMEDIATE", "EXCLUSIVE")
 #: A drain's UPDATE and its COMMIT are this far apart at most; the safety poll looks back by as much.

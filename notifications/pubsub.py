@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.asyncio.client import PubSub
 
 __all__ = ["QuickPubSub", "publish", "quicken", "reconnect", "shard_of", "waiting"]
@@ -35,6 +36,8 @@ async def publish(layer: Any, host: int, messages: Sequence[tuple[str, dict[str,
 
     :raises Exception: whatever redis-py raises; any of them may have been sent, or none.
     """
+    if type(layer) is not RedisPubSubChannelLayer:  # One of the site's own may do more.
+        return False
     try:
         inner = layer._get_layer()
         shard, name, serialize = inner._shards[host], inner._get_group_channel_name, layer.serialize
@@ -52,6 +55,8 @@ async def publish(layer: Any, host: int, messages: Sequence[tuple[str, dict[str,
 
 def waiting(layer: Any, channel: str) -> Iterator[Any]:
     """Yield the messages that wait in a channel, without waiting for one; an exception for what is not understood."""
+    if type(layer) is not RedisPubSubChannelLayer:
+        return
     try:
         queue, deserialize = layer._get_layer().channels[channel], layer.deserialize
         empty, take = queue.empty, queue.get_nowait
@@ -68,7 +73,6 @@ def waiting(layer: Any, channel: str) -> Iterator[Any]:
 def quicken(layer: Any) -> None:
     """Let messages that have come together be read together."""
     for shard in _shards(layer):
-        # This very class: one of the site's own may do more.
         if type(pubsub := getattr(shard, "_pubsub", None)) is PubSub:
             pubsub.__class__ = QuickPubSub
 
@@ -97,6 +101,9 @@ def _shards(layer: Any) -> Sequence[Any]:
         return ()
 
 
+CONFIRMATIONS = frozenset({b"subscribe", b"unsubscribe"})
+
+
 class QuickPubSub(PubSub):
     """redis-py's, but what came together with another message is taken out of the buffer at once."""
 
@@ -110,7 +117,12 @@ class QuickPubSub(PubSub):
             return await super().get_message(ignore_subscribe_messages, timeout)
         if response[0] == b"message":
             return {"type": "message", "pattern": None, "channel": response[1], "data": response[2]}
-        return await self.handle_message(response, ignore_subscribe_messages)  # type: ignore[no-untyped-call]
+        if response[0] in CONFIRMATIONS:
+            return await self.handle_message(response, ignore_subscribe_messages)  # type: ignore[no-untyped-call]
+        # Redis tells other things by push messages, too: that it is about to move, for one.
+        connection: Any = self.connection
+        await connection._parser.handle_push_response(response)
+        return None
 
     def _read_already(self) -> Any:
         """Return a whole message that waits in the parser's buffer, or None. (Only hiredis' tells of one.)"""
@@ -120,6 +132,7 @@ class QuickPubSub(PubSub):
             # What could be there beside messages, if there are health checks, is redis-py's business.
             if not connection.is_connected or connection.health_check_interval or not reader.has_data():
                 return None
+            connection._parser.handle_push_response  # noqa: B018 -- Asked for before anything is taken out.
             response = reader.gets()
         except AttributeError:
             return None

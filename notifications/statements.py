@@ -1,7 +1,7 @@
 """SQL that the ORM writes once, to be run again and again with other values.
 
 To number one event takes four small statements; the ORM needs longer to write each of them than the database to carry
-it out. So they are written once for each connection, by the ORM still, in whatever words its database understands.
+it out. So they are written once for each database, by the ORM still, in whatever words that database understands.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ __all__ = ["Statement", "fetch", "run", "update_of"]
 
 #: Returns the query for some values; those must be all its parameters, in the order in which SQL has them.
 Statement = Callable[..., Query]
+
+_known: dict[tuple[str, str, Statement], str] = {}
 
 
 def fetch(using: str, statement: Statement, *values: Any) -> list[tuple[Any, ...]]:
@@ -41,10 +43,10 @@ def update_of(rows: QuerySet[Any], **fields: Any) -> Query:
 
 def _written(using: str, statement: Statement, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
     connection = connections[using]
-    known: dict[Statement, str] = vars(connection).setdefault("notifications_statements", {})
-    if (sql := known.get(statement)) is not None:
+    key = using, connection.vendor, statement
+    if (sql := _known.get(key)) is not None:
         return sql, values
     sql, parameters = statement(*values).get_compiler(connection=connection).as_sql()
     if tuple(parameters) == values:  # Else this database has it in another form, which is right this time only.
-        known[statement] = sql
+        _known[key] = sql
     return sql, tuple(parameters)

@@ -1,6 +1,6 @@
 """One connection's place in the topics it reads: a bounded queue, and a cursor that moves as events are taken from it.
 
-A subscription is *live* while everything the hub has seen is either behind its cursor or in its queue. When it is not
+A subscription is *live* while everything the hub has delivered is behind its cursor or in its queue. When it is not
 (at the start, after an overflow, after a new epoch) it takes nothing from the hub, and the stream brings it back by
 the one recovery rule: replay from the cursor until there is nothing more to read (design: idea 5).
 """
@@ -8,7 +8,7 @@ the one recovery rule: replay from the cursor until there is nothing more to rea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from operator import attrgetter
@@ -36,6 +36,8 @@ class Mark:
 PART = attrgetter("part")
 #: Connections whose bytes are made before the first of them is written.
 AT_ONCE = 32
+#: What is written to one connection in one go.
+PIECE_EVENTS, PIECE_BYTES = 64, 65_536
 HEARTBEAT = control("heartbeat")
 #: Before the first event of a topic that nothing was ever sent to.
 BEGINNING = Mark(0, "", 0)
@@ -184,8 +186,11 @@ class Subscription:
 
         One too many makes the subscription fall back to the log instead of growing.
         """
-        if not self.live or event.seq <= self._mark_in(event.state).seq:  # Or it was read from the log a moment ago.
+        seq = self._mark_in(event.state).seq
+        if not self.live or event.seq <= seq:  # It was read from the log a moment ago.
             return
+        if event.seq != seq + 1 and not self.queue:
+            return self.fall_back()  # Whatever became of those in between.
         if self.muted and not self.queue and not self.wants(event):
             # Nothing before it waits, and nobody need be woken.
             self.marks[event.state] = event.mark
@@ -236,23 +241,23 @@ class Subscription:
         """
         self.write, self.port, self.stepper = write, port, Stepper()
 
-    def next(self, events: Sequence[LiveEvent]) -> bytes | None:
+    def take_encoded(self, events: Sequence[LiveEvent]) -> bytes | None:
         """Take these events of one topic, and return them as bytes for the port; None: they are to be queued.
 
         This is all that is done for a connection, as a rule, before its port writes. So it looks at as little as it
         can: with thousands of connections, what it looks at is in no cache.
         """
-        moved = self._moved
-        if not self.idle or moved is None or moved.state is not events[0].state or self.muted:
+        moved, event = self._moved, events[0]
+        if not self.idle or moved is None or moved.state is not event.state or moved.seq + 1 != event.seq or self.muted:
             return None
         self._moved = events[-1]
         if len(events) > 1:
             return self._encode(self._frames(events))
         assert self.port is not None
-        return self.port.encode(events[0].envelope, f"{self._before}{events[0].mark.part}{self._after}")
+        return self.port.encode(event.envelope, f"{self._before}{event.mark.part}{self._after}")
 
     def put(self, data: bytes, events: Sequence[LiveEvent]) -> None:
-        """Write what :meth:`next` returned for these events."""
+        """Write what :meth:`take_encoded` returned for these events."""
         assert self.port is not None
         try:
             if not self.port.write(data):
@@ -302,11 +307,12 @@ class Subscription:
     def fail(self, error: BaseException) -> None:
         """End this stream by an error, and no other that is served in the same round."""
         self.idle = False
-        if self.waiter is not None and not self.waiter.done():  # Else it is ending.
+        self.live = False  # What was not written is read from the log, by this stream if it was not waiting.
+        if self.waiter is not None and not self.waiter.done():
             self.waiter.set_exception(error)
 
     async def finish(self) -> None:
-        """Wait until what :meth:`deliver` began to write is written."""
+        """Wait until what was begun in the place of the stream's task is written."""
         if self.unfinished is not None:
             unfinished, self.unfinished = self.unfinished, None
             await unfinished
@@ -363,14 +369,31 @@ def deliver(subscriptions: Sequence[Subscription], events: Sequence[LiveEvent]) 
     is Python's, then the system calls. A processor forgets an interpreter in each of them; one after the other, a
     delivery takes twice as long.
     """
-    for start in range(0, len(subscriptions), AT_ONCE):
-        ready = []
-        for subscription in subscriptions[start : start + AT_ONCE]:
-            if (data := subscription.next(events)) is not None:
-                ready.append((subscription, data))
-            else:
-                for event in events:
-                    subscription.push(event)
-                subscription.flush()
-        for subscription, data in ready:
-            subscription.put(data, events)
+    for piece in _pieces(events):
+        for start in range(0, len(subscriptions), AT_ONCE):
+            ready = []
+            for subscription in subscriptions[start : start + AT_ONCE]:
+                try:
+                    if (data := subscription.take_encoded(piece)) is not None:
+                        ready.append((subscription, data))
+                    else:
+                        for event in piece:
+                            subscription.push(event)
+                        subscription.flush()
+                except Exception as error:
+                    subscription.fail(error)
+            for subscription, data in ready:
+                subscription.put(data, piece)
+
+
+def _pieces(events: Sequence[LiveEvent]) -> Iterator[Sequence[LiveEvent]]:
+    """Divide what came at once, so that a client that does not keep up gets the rest by its queue, which is bounded."""
+    piece: list[LiveEvent] = []
+    size = 0
+    for event in events:
+        if piece and (len(piece) >= PIECE_EVENTS or size + event.envelope.size > PIECE_BYTES):
+            yield piece
+            piece, size = [], 0
+        piece.append(event)
+        size += event.envelope.size
+    yield piece

@@ -31,7 +31,10 @@ class Socket:
     def __init__(self, *read: bytes) -> None:
         self.is_connected = True
         self.health_check_interval = 0
-        self._parser = SimpleNamespace(_reader=hiredis.Reader(notEnoughData=object(), replyError=ConnectionError))
+        self._parser = SimpleNamespace(
+            _reader=hiredis.Reader(notEnoughData=object(), replyError=ConnectionError),
+            handle_push_response=mock.AsyncMock(),
+        )
         for data in read:
             self._parser._reader.feed(data)
 
@@ -68,6 +71,13 @@ async def test_messages_that_came_together_are_read_together(quick: Any, ordinar
 async def test_confirmations_among_messages_are_redis_py_s_business(quick: Any) -> None:
     quick.connection = Socket(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n" + pushed(b"message", b"a", b"1"))
     assert await quick.get_message(ignore_subscribe_messages=True, timeout=0.1) is None
+    assert (await quick.get_message(ignore_subscribe_messages=True, timeout=0.1))["data"] == b"1"
+
+
+async def test_what_else_redis_pushes_goes_to_its_own_handler(quick: Any) -> None:
+    quick.connection = socket = Socket(pushed(b"MOVING", b"1", b"30") + pushed(b"message", b"a", b"1"))
+    assert await quick.get_message(ignore_subscribe_messages=True, timeout=0.1) is None
+    socket._parser.handle_push_response.assert_awaited_once_with([b"MOVING", b"1", b"30"])
     assert (await quick.get_message(ignore_subscribe_messages=True, timeout=0.1))["data"] == b"1"
 
 
@@ -155,6 +165,19 @@ async def test_other_layers_are_used_as_they_are(other: Any) -> None:
     assert not await pubsub.publish(other, 0, [("group", {})])
     assert list(pubsub.waiting(other, "channel")) == []
     pubsub.quicken(other)
+
+
+async def test_layer_of_the_site_s_own_is_used_as_it_is(redis_server: RedisServer) -> None:
+    class Own(RedisPubSubChannelLayer):  # type: ignore[misc]
+        pass
+
+    own = Own(hosts=[redis_server.url])
+    channel = await own.new_channel()
+    own._get_layer().channels[channel].put_nowait(own.serialize({}))
+    assert pubsub.shard_of(own, "group") == 0
+    assert not await pubsub.publish(own, 0, [("group", {})])
+    assert list(pubsub.waiting(own, channel)) == []
+    await own.flush()
 
 
 async def test_class_of_the_site_s_own_stays(layer: Any) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from django.db import connection
 from django.db.models import F, Value
 from django.db.models.sql import Query
 
+from notifications import statements
 from notifications.models import Topic
 from notifications.statements import fetch, run, update_of
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def nothing_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vars(connection), "notifications_statements", {})
+    monkeypatch.setattr(statements, "_known", {})
 
 
 def named(name: str) -> Query:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from unittest import mock
 
 import pytest
 
@@ -405,6 +406,28 @@ async def test_deliver_that_fails_ends_one_stream_only(before: int) -> None:
     assert other.written[-1] == f"ping 1.1-aa-{before + 2};"
 
 
+@pytest.mark.parametrize("before", [0, 1])
+async def test_deliver_that_can_not_be_encoded_ends_one_stream_only(before: int) -> None:
+    state = topic()
+    (owner, port), (_, other) = await served(state), await served(state)
+    for seq in range(1, before + 1):
+        await delivered(event(state, seq))
+    with mock.patch.object(port, "encode", side_effect=TypeError("a mistake")):
+        await delivered(event(state, before + 1))
+    await asyncio.wait([owner.task])
+    assert isinstance(owner.task.exception(), TypeError)
+    assert other.written[-1] == f"ping 1.1-aa-{before + 1};"
+
+
+async def test_deliver_that_fails_while_the_stream_is_awake_leaves_it_to_the_replay() -> None:
+    state = topic()
+    made = subscription(state)
+    with mock.patch.object(Subscription, "push", side_effect=TypeError("a mistake")):
+        await delivered(event(state, 1))
+    assert not made.live
+    assert made.marks[state].seq == 0
+
+
 async def test_deliver_passes_over_what_a_replay_has_brought() -> None:
     state = topic(seen=2)
     _, port = await served(state)
@@ -412,6 +435,32 @@ async def test_deliver_passes_over_what_a_replay_has_brought() -> None:
     assert port.written == []
     await delivered(event(state, 2), event(state, 3))
     assert port.written == ["ping 1.1-aa-3;"]
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_deliver_that_shows_a_gap_leaves_it_to_the_log(before: int) -> None:
+    state = topic()
+    owner, port = await served(state)
+    for seq in range(1, before + 1):
+        await delivered(event(state, seq))
+    await delivered(event(state, before + 2))
+    assert len(port.written) == before
+    assert not owner.made.live
+    assert owner.made.marks[state].seq == before
+
+
+async def test_deliver_of_much_is_divided_and_bounded() -> None:
+    state = topic()
+    owner, port = await served(state)
+    await delivered(event(state, 1))
+    await delivered(*[event(state, seq, size=20_000) for seq in range(2, 12)])
+    assert [written.count(";") for written in port.written] == [1, 3, 3, 3, 1]
+    port.full = True
+    owner.gate = asyncio.Event()
+    await delivered(*[event(state, seq) for seq in range(12, 112)])
+    assert len(owner.written) == 1 and not owner.made.live  # The queue of three was full.
+    owner.gate.set()
+    await owner.task
 
 
 async def test_deliver_passes_over_what_is_muted() -> None:

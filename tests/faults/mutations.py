@@ -34,8 +34,8 @@ MUTATIONS = (
     Mutation(
         "drain lock",
         "notifications/log.py",
-        "return list(rows.select_for_update())",
-        "return list(rows)",
+        "Topic.objects.filter(name=name).select_for_update()",
+        "Topic.objects.filter(name=name)",
         f"{CORE}::test_drains_of_one_topic_take_turns",
     ),
     Mutation(

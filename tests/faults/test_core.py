@@ -155,6 +155,8 @@ class TestHints:
             hint = memory.hint("t", 4)
             hub.follower.hint(hub.topics["t"], hint.epoch, hint.seq, hint.events)
             await grows_to(got, [2, 3, 4])
+            # By the follower, once for everybody; each subscription would notice the hole, too.
+            assert [event.seq for event in hub.topics["t"].recent] == [2, 3, 4]
 
     async def test_hints_doubled_and_reordered_are_handed_out_once_in_order(self, memory: MemoryLog) -> None:
         async with serving(memory) as hub, reading(hub) as got:

@@ -35,7 +35,7 @@
 
 enum { MARK = 37, CARRY = MARK - 1, HEAD_LIMIT = 16384, BUFFER = 1 << 18, EVERYBODY = 999999, COUNTS = 1 << 20 };
 /* As notifications.js: some time after an event, and sooner after this much. */
-enum { ACK_BYTES = 131072, ACK_LEAST = 60000, ACK_MOST = 15000000, SAMPLES = 1 << 23 };
+enum { ACK_BYTES = 131072, ACK_LEAST = 60000, SAMPLES = 1 << 23 };
 /* Microseconds between two looks. A server would pay for waking a client that sleeps on the same machine, once for each
  * delivery; one on another machine costs it nothing. So the load is not woken by what comes while it naps. */
 enum { NAP = 200 };
@@ -206,7 +206,7 @@ static void payload(struct client *client, const unsigned char *text, size_t len
     if (acknowledges) {
         client->unacknowledged += length;
         uint64_t since = at - client->acknowledged_at;
-        if (since > ACK_MOST || (client->unacknowledged > ACK_BYTES && since > ACK_LEAST))
+        if (client->unacknowledged > ACK_BYTES && since > ACK_LEAST)
             acknowledge(client, text, length, at);
     }
 }

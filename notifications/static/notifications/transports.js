@@ -3,8 +3,7 @@ import { SSEParser } from "./sse-parser.js";
 import { retryAfter } from "./backoff.js";
 
 export const SUBPROTOCOL = "notifications.v1";
-const ACK_BYTES = 131_072;
-const ACK_MS = 15_000; // what the server does with one costs it as much as a message sent, so: not after each
+const ACK_BYTES = 131_072; // what the server does with one costs it as much as a message sent, so: not after each
 const ACK_LEAST_MS = 60; // under the server's 20 frames a second, also while much is being replayed
 
 export const TYPES = "ready notification read seen archived recalled preferences reset heartbeat bye error".split(" ");
@@ -114,7 +113,6 @@ export function websocket(config, port) {
   let bytes = 0;
   let heard = false;
   let timer = null;
-  let due = 0;
   let acked = env.now();
 
   function ack() {
@@ -123,12 +121,6 @@ export function websocket(config, port) {
     acked = env.now();
     if (socket.readyState === 1) socket.send(JSON.stringify({ type: "ack", cursor }));
   }
-  function ackIn(ms) {
-    const at = Math.max(env.now() + ms, acked + ACK_LEAST_MS);
-    if (timer !== null && due <= at) return;
-    env.clearTimeout(timer);
-    timer = env.setTimeout(ack, (due = at) - env.now());
-  }
 
   socket.onmessage = ({ data: text }) => {
     const frame = parse(text);
@@ -136,7 +128,7 @@ export function websocket(config, port) {
     heard = true;
     bytes += text.length;
     cursor = frame.cursor || cursor;
-    if (cursor) ackIn(bytes >= ACK_BYTES ? 0 : ACK_MS);
+    if (cursor && bytes >= ACK_BYTES) timer ??= env.setTimeout(ack, Math.max(0, acked + ACK_LEAST_MS - env.now()));
     port.event(frame.type, frame.cursor, frame.data);
   };
   socket.onclose = ({ code }) => {

@@ -168,18 +168,19 @@ async def send_to(host: int, messages: Sequence[tuple[str, dict[str, Any]]], *, 
     The only place of the project that sends to the layer.
 
     :param probing: try whatever the breaker says; if it succeeds, the breaker closes.
-    :raises LayerUnavailable: after a second at the latest; at once while the breaker is open.
+    :raises LayerUnavailable: after a second without progress; at once while the breaker is open.
     """
     breaker = breakers[host]
     if breaker.is_open and not probing:
         raise LayerUnavailable("the channel layer failed a moment ago; not tried again yet")
     grouped = [(group_name(topic), message) for topic, message in messages]
     try:
+        layer = channel_layer()
         async with asyncio.timeout(SEND_TIMEOUT):
-            layer = channel_layer()
-            if len(grouped) == 1 or not await pubsub.publish(layer, host, grouped):
-                for group, message in grouped:
-                    await layer.group_send(group, message)
+            sent = len(grouped) > 1 and await pubsub.publish(layer, host, grouped)
+        for group, message in () if sent else grouped:
+            async with asyncio.timeout(SEND_TIMEOUT):
+                await layer.group_send(group, message)
     except Exception as error:
         breaker.failed()
         raise LayerUnavailable(f"the channel layer did not take a message: {error!r}") from error

@@ -14,7 +14,7 @@ from typing import Any
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.asyncio.client import PubSub
 
-__all__ = ["QuickPubSub", "publish", "quicken", "reconnect", "shard_of", "waiting"]
+__all__ = ["QuickPubSub", "names_on", "publish", "quicken", "reconnect", "shard_of", "waiting"]
 
 
 def shard_of(layer: Any, group: str) -> int | None:
@@ -101,6 +101,7 @@ def _shards(layer: Any) -> Sequence[Any]:
         return ()
 
 
+#: What Redis answers to what this connection asks of it; the layer uses no patterns.
 CONFIRMATIONS = frozenset({b"subscribe", b"unsubscribe"})
 
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar, cast, overload
 
 from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
 
 T = TypeVar("T")
 
@@ -37,7 +38,10 @@ class Key(Generic[T]):
     def __get__(self, instance: object | None, owner: type) -> Any:
         if instance is None:
             return self
-        return configured().get(cast(Any, self).name, self.default)
+        own = configured()
+        if not isinstance(own, Mapping):
+            raise ImproperlyConfigured(f"NOTIFICATIONS must be a dict, not {type(own).__name__}.")
+        return own.get(cast(Any, self).name, self.default)
 
     def problem(self, value: object) -> str | None:
         """Return what is wrong with ``value`` for this key, or None."""

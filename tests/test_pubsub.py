@@ -167,7 +167,9 @@ async def test_other_layers_are_used_as_they_are(other: Any) -> None:
     pubsub.quicken(other)
 
 
-async def test_layer_of_the_site_s_own_is_used_as_it_is(redis_server: RedisServer) -> None:
+async def test_layer_of_the_site_s_own_is_used_as_it_is(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Own(RedisPubSubChannelLayer):  # type: ignore[misc]
         pass
 
@@ -177,6 +179,15 @@ async def test_layer_of_the_site_s_own_is_used_as_it_is(redis_server: RedisServe
     assert pubsub.shard_of(own, "group") == 0
     assert not await pubsub.publish(own, 0, [("group", {})])
     assert list(pubsub.waiting(own, channel)) == []
+
+    async def slowly(group: str, message: dict[str, Any]) -> None:
+        await asyncio.sleep(0.1)
+
+    own.group_send = mock.AsyncMock(side_effect=slowly)
+    monkeypatch.setattr(doorbell, "channel_layer", lambda: own)
+    monkeypatch.setattr(doorbell, "SEND_TIMEOUT", 0.2)
+    await doorbell.send_to(0, [("everyone", {"number": number}) for number in range(4)])
+    assert own.group_send.await_count == 4  # A second for each, not for all.
     await own.flush()
 
 

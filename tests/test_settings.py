@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from notifications.settings import Settings, conf
@@ -69,3 +70,9 @@ def test_none_only_where_it_means_something() -> None:
     assert Settings.safety_interval.problem(None) is None
     assert Settings.topics.problem(None) is None
     assert Settings.heartbeat.problem(None) == "must be int or float, not None"
+
+
+@pytest.mark.parametrize("wrong", [["HEARTBEAT"], "HEARTBEAT", 15])
+def test_what_is_no_dict_is_said_in_a_sentence(wrong: object) -> None:
+    with override_settings(NOTIFICATIONS=wrong), pytest.raises(ImproperlyConfigured, match="must be a dict, not"):
+        _ = conf.heartbeat

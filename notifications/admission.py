@@ -21,8 +21,9 @@ from django.core.signals import request_started
 from django.urls import Resolver404, resolve, set_script_prefix
 
 from . import views
-from .handover import UNOPENED, Receive, Scope, Send
+from .handover import SCOPE_KEY, UNOPENED, Receive, Scope, Send
 from .settings import conf
+from .stream import current_hub
 from .threads import DatabaseThreads
 
 __all__ = ["Admission"]
@@ -55,6 +56,10 @@ class Admission(ASGIHandler):
             return False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            scope[SCOPE_KEY].turn = await current_hub().turns.take()
+        except TimeoutError:
+            return await self.send_response(views.busy(UNOPENED), send)
         # In a context of its own: what the site's middleware leaves in it would last as long as the stream.
         asked = asyncio.create_task(self._respond(scope))
         if not (await asyncio.wait({asked}, timeout=SOON))[0] and not await self._patiently(asked, receive):

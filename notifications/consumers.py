@@ -144,12 +144,13 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         if cursor is not None and len(cursor) > conf.cursor_length:
             await self._error(CloseCode.MALFORMED, "the cursor is too long")
             return CloseCode.MALFORMED
-        stream = open_stream(await self._principal(), transport="websocket", cursor=cursor, user=user)
-        async with stream as (subscription, frames):
-            self._subscription = subscription
-            subscription.writes_by(self._write, frame_port(self.base_send))
-            patience = conf.slow_seconds
-            async with aclosing(frames) as batches:  # type: ignore[type-var]
+        with await current_hub().turns.take() as turn:
+            stream = open_stream(await self._principal(), transport="websocket", cursor=cursor, user=user)
+            async with stream as (subscription, frames), aclosing(frames) as batches:  # type: ignore[type-var]
+                turn.over()
+                self._subscription = subscription
+                subscription.writes_by(self._write, frame_port(self.base_send))
+                patience = conf.slow_seconds
                 async for batch in batches:
                     for frame in batch:
                         async with asyncio.timeout(patience):
@@ -157,8 +158,8 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
                         if subscription.barred and frame is not batch[-1]:
                             break  # A batch that a client draws out must not outlast its rights.
                     del batch, frame  # Nothing that was sent stays in memory until the next.
-            assert subscription.ended is not None
-            return CLOSE_CODES.get(subscription.ended.reason, CloseCode.NORMAL)
+        assert subscription.ended is not None
+        return CLOSE_CODES.get(subscription.ended.reason, CloseCode.NORMAL)
 
     async def _write(self, frames: Sequence[Frame]) -> None:
         for index, (envelope, position) in enumerate(frames):

@@ -25,7 +25,7 @@ from .envelope import Envelope
 from .settings import conf
 from .subscription import Port
 
-__all__ = ["body_port", "frame_port", "text_frame"]
+__all__ = ["body_port", "frame_port", "owner_of", "text_frame"]
 
 
 def body_port(send: Callable[..., Awaitable[None]]) -> Port | None:
@@ -50,13 +50,18 @@ def frame_port(send: Callable[..., Awaitable[None]]) -> Port | None:
     )
 
 
+def owner_of(send: Callable[..., Awaitable[None]]) -> Any:
+    """Return the server's object for a connection; anything else, or None, if ``send`` is not known."""
+    # uvicorn's is a method of it, daphne's has it as its argument.
+    if isinstance(send, partial) and getattr(send.func, "__qualname__", "") == "Server.handle_reply":
+        return send.args[0]
+    return getattr(send, "__self__", None)
+
+
 def _port(send: Callable[..., Awaitable[None]], known: dict[str, Callable[[Any], Port]]) -> Port | None:
     if not conf.direct_writes:
         return None
-    # uvicorn's is a method of the connection, daphne's has it as its argument.
-    owner = getattr(send, "__self__", None)
-    if isinstance(send, partial) and getattr(send.func, "__qualname__", "") == "Server.handle_reply":
-        (owner,) = send.args
+    owner = owner_of(send)
     make = known.get(f"{type(owner).__module__}.{type(owner).__qualname__}")
     try:
         return None if make is None else make(owner)

@@ -10,7 +10,7 @@ import gc
 
 from .settings import conf
 
-__all__ = ["THRESHOLDS", "calm"]
+__all__ = ["THRESHOLDS", "calm", "collect_young"]
 
 #: Allocations until the youngest are looked at, and how many such rounds until older and oldest are.
 THRESHOLDS = (50_000, 20, 100)
@@ -27,3 +27,13 @@ def calm() -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*THRESHOLDS)
+
+
+def collect_young() -> None:
+    """Collect what is new, where :func:`calm` has made that rare.
+
+    Each request of Django's is a cycle (its user is looked up by a function that knows it), and so is each handshake
+    of a WebSocket's; thousands of them, until the next collection comes by itself, are megabytes.
+    """
+    if gc.get_threshold() == THRESHOLDS:
+        gc.collect(0)

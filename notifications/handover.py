@@ -20,10 +20,12 @@ from . import shutdown
 from .direct import body_port
 from .envelope import Frame, dumps
 from .hub import AccessUnknown, HubFull, NotAuthorized
+from .mailbox import lighter
 from .settings import conf
 from .sse import CONTENT_TYPE, HEADERS
 from .stream import current_hub, open_stream
 from .subscription import Subscription
+from .turns import Turn
 
 __all__ = ["Application", "Handover", "Message", "Receive", "Scope", "Send", "StreamHandover", "encode_frames"]
 
@@ -56,6 +58,7 @@ class Handover:
     :ivar full: whether this process has as many streams as it may.
     :ivar start: the head of Django's answer, held back until Django has finished; None when it is not, or not any more.
     :ivar gone: whether Django was told that the client has gone; nobody is told twice.
+    :ivar turn: this client's turn, until its stream is open.
     """
 
     principal: Any = None
@@ -65,11 +68,18 @@ class Handover:
     full: bool = False
     start: Message | None = None
     gone: bool = False
+    turn: Turn | None = None
 
     @property
     def accepted(self) -> bool:
         """Whether there is something to stream."""
         return self.principal is not None or self.session is not None
+
+    def end_turn(self) -> None:
+        """Let the next client have its turn."""
+        if self.turn is not None:
+            self.turn.over()
+            self.turn = None
 
 
 def retry_after() -> int:
@@ -128,14 +138,20 @@ class StreamHandover:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                receive = lighter(receive, send)
             return await (self.elsewhere(scope) or self.application)(scope, receive, send)
         handover, application = Handover(), self.application
         if self.admission is not None and self.admission.takes(scope):
             application, handover.full = self.admission, current_hub().full
-        await _ask(application, scope, receive, send, handover)
-        if handover.start is not None and not handover.gone:
-            # Django has finished: the request's thread and database connection are gone.
-            await _write_stream(handover, receive, send)
+        try:
+            await _ask(application, scope, receive, send, handover)
+            if handover.start is not None and not handover.gone:
+                # Django has finished: the request's thread and database connection are gone.
+                receive = lighter(receive, send)
+                await _write_stream(handover, receive, send)
+        finally:
+            handover.end_turn()
 
 
 async def _ask(application: Application, scope: Scope, receive: Receive, send: Send, handover: Handover) -> None:
@@ -189,6 +205,7 @@ async def _write_stream(handover: Handover, receive: Receive, send: Send) -> Non
                 raise NotAuthorized
             opening = open_stream(handover.principal, transport="sse", cursor=handover.cursor, user=handover.user)
             async with opening as (subscription, frames):
+                handover.end_turn()
                 assert handover.start is not None
                 await send(_without_length(handover.start))
                 handover.start = None

@@ -39,6 +39,7 @@ from .rhythm import Rhythm
 from .settings import conf
 from .signals import hub_changed, stream_closed, stream_opened, tell
 from .subscription import LiveEvent, Mark, Subscription, TopicState
+from .turns import Turns
 
 __all__ = ["AccessUnknown", "Hub", "HubFull", "Log", "NotAuthorized"]
 
@@ -78,6 +79,7 @@ class Hub:
         self.subscriptions: dict[Subscription, None] = {}
         self.by_user: dict[Any, list[Subscription]] = defaultdict(list)
         self.rhythm = Rhythm(self.subscriptions)
+        self.turns = Turns()
         self.link = Link(self._on_message, self._on_link_changed)
         self.closing = False
         self.restarts = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client as Browser
 from django.urls import path
 
-from notifications import admission, views
+from notifications import admission, turns, views
 from notifications.admission import Admission
 from notifications.asgi import wrap
 from tests.clients import InProcess
@@ -229,3 +230,42 @@ async def test_middleware_that_is_stuck_holds_nobody_up_for_long(
     async with asyncio.timeout(5), InProcess(application).get(STREAM, alice) as response:
         assert response.status == 200
         assert await anext(response.chunks)
+
+
+@pytest.fixture
+def one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "AT_ONCE", 1)
+    monkeypatch.setattr(turns, "PATIENCE", 0.3)
+
+
+async def test_turn_ends_when_the_stream_is_open_or_refused(
+    alice: dict[str, str], middleware: Any, one_turn: None
+) -> None:
+    application = InProcess(middleware())
+    async with AsyncExitStack() as streams:
+        for _ in range(2):
+            response = await streams.enter_async_context(application.get(STREAM, alice))
+            assert response.status == 200
+            assert await anext(response.chunks)
+            async with application.get(STREAM, {}) as refused:
+                assert refused.status == 401
+
+
+async def test_who_waits_too_long_in_line_is_sent_away(alice: dict[str, str], middleware: Any, one_turn: None) -> None:
+    release.clear()
+    application = InProcess(middleware("stuck"))
+
+    async def answer() -> tuple[int, str]:
+        async with application.get(STREAM, alice) as response:
+            return response.status, response.headers.get("retry-after", "")
+
+    both = [asyncio.create_task(answer()) for _ in range(2)]
+    try:
+        async with asyncio.timeout(5):
+            (sent_away,), (served,) = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        release.set()
+    status, seconds = sent_away.result()
+    assert status == 503
+    assert int(seconds) > 0
+    assert (await asyncio.wait_for(served, 5))[0] == 200

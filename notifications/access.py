@@ -31,6 +31,7 @@ from .cursor import Position, format_cursor
 from .kinds import NONE_MUTED, mutable
 from .models import TOPIC_NAME_LENGTH, Membership, Preference, Topic
 from .settings import conf
+from .statements import among
 
 __all__ = [
     "EVERYONE",
@@ -304,7 +305,7 @@ def _live_sessions(keys: set[str]) -> set[str]:
 
 def _session_rows(store: Any, keys: set[str]) -> Any:
     rows = store.get_model_class()._default_manager
-    return rows.filter(session_key__in=keys, expire_date__gt=timezone.now())
+    return rows.filter(session_key__in=among(keys, rows.db), expire_date__gt=timezone.now())
 
 
 def _hash_is_current(user: Any, hash: str | None) -> bool:

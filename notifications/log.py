@@ -24,7 +24,7 @@ from django.db.models.sql import Query
 from . import doorbell, failpoints
 from .models import Event, Topic, new_epoch
 from .settings import conf
-from .statements import fetch, run, update_of
+from .statements import among, fetch, run, update_of
 
 __all__ = [
     "Head",
@@ -228,7 +228,7 @@ def sweep() -> int:
 
 def heads(names: Iterable[str]) -> dict[str, Head]:
     """Return where these topics stand, in one query; topics that nothing was ever sent to are not in the answer."""
-    rows = Topic.objects.using(database()).filter(name__in=list(names))
+    rows = Topic.objects.using(database()).filter(name__in=among(names, database()))
     return {row[0]: Head(*row) for row in rows.values_list("name", "id", "epoch", "head")}
 
 

@@ -68,10 +68,10 @@ def lighter(
     Nobody may be waiting in ``receive`` when this is called, nor call it afterwards.
     """
     owner: Any = owner_of(send)
-    queue: Any = getattr(receive, "__self__", receive)
+    queue: Any = getattr(receive, "__self__", None)
     if not conf.direct_writes or f"{type(owner).__module__}.{type(owner).__qualname__}" not in OWNERS:
         return receive
-    if type(queue) is not asyncio.Queue or queue.maxsize or getattr(owner, "application_queue", None) is not queue:
+    if type(queue) is not asyncio.Queue or queue.maxsize or getattr(owner, "application_queue", owner) is not queue:
         return receive  # Something between the server and here wants to see what comes.
     mailbox = Mailbox()
     while not queue.empty():

@@ -24,6 +24,7 @@ from django.utils.functional import SimpleLazyObject, empty
 from django.utils.module_loading import import_string
 
 from .access import Principal
+from .statements import among
 
 __all__ = ["are_django_s_own", "principals", "untouched_key"]
 
@@ -56,7 +57,8 @@ def principals(keys: Iterable[str]) -> dict[str, Principal]:
     store = import_module(settings.SESSION_ENGINE).SessionStore()
     # A cookie can say anything, and one text that the database refuses would be everybody's failure.
     possible = [key for key in keys if key.isascii() and key.isprintable()]
-    rows = store.model._default_manager.filter(session_key__in=possible, expire_date__gt=timezone.now())
+    sessions = store.model._default_manager
+    rows = sessions.filter(session_key__in=among(possible, sessions.db), expire_date__gt=timezone.now())
     answer = {}
     for key, data in rows.values_list("session_key", "session_data"):
         principal = _principal(key, store.decode(data))

@@ -1,22 +1,31 @@
-"""SQL that the ORM writes once, to be run again and again with other values.
+"""Statements that take the ORM longer to write than the database to carry out.
 
-To number one event takes four small statements; the ORM needs longer to write each of them than the database to carry
-it out. So they are written once for each database, by the ORM still, in whatever words that database understands.
+To number one event takes four small ones; they are written once for each database, by the ORM still, in whatever words
+that database understands (:func:`fetch`, :func:`run`). And a thousand texts are a thousand parameters, each of which is
+looked at by the field, by the compiler and by the driver; here they are one (:func:`among`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from django.db import connections
 from django.db.models import QuerySet
+from django.db.models.expressions import RawSQL
 from django.db.models.sql import Query, UpdateQuery
 
-__all__ = ["Statement", "fetch", "run", "update_of"]
+__all__ = ["Statement", "among", "fetch", "run", "update_of"]
 
 #: Returns the query for some values; those must be all its parameters, in the order in which SQL has them.
 Statement = Callable[..., Query]
+
+#: How a database makes rows of the texts in a JSON array.
+ROWS_OF = {
+    "postgresql": "SELECT json_array_elements_text(%s::json)",
+    "sqlite": "SELECT value FROM json_each(%s)",
+}
 
 _known: dict[tuple[str, str, Statement], str] = {}
 
@@ -39,6 +48,13 @@ def update_of(rows: QuerySet[Any], **fields: Any) -> Query:
     query = cast(UpdateQuery, rows.query.chain(UpdateQuery))
     query.add_update_values(fields)
     return query
+
+
+def among(texts: Iterable[str], using: str) -> Any:
+    """Return what to compare a text field with by ``__in``: one parameter for all; on other databases one for each."""
+    texts = list(texts)
+    rows_of = ROWS_OF.get(connections[using].vendor)
+    return texts if rows_of is None else RawSQL(rows_of, [json.dumps(texts)])
 
 
 def _written(using: str, statement: Statement, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:

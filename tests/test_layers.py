@@ -29,8 +29,8 @@ LAYERS = {
         ),
         *("preferences", "sessions", "tables", "threads"),
     },
-    "hub": {"stepping", "subscription", "rhythm", "link", "follower", "hub"},
-    "stream": {"direct", "stream", "shutdown", "handover"},
+    "hub": {"stepping", "subscription", "rhythm", "turns", "link", "follower", "hub"},
+    "stream": {"direct", "mailbox", "stream", "shutdown", "handover"},
     "view": {"views", "consumers", "polling", "inbox_views", "preference_views", "mixins", "forms", "admission"},
     "site": {"urls", "routing", "asgi", "admin", "apps", "checks", "templatetags", "management"},
 }

@@ -23,6 +23,7 @@ from django.conf import settings
 from django.contrib.auth import HASH_SESSION_KEY, get_user_model
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, Group
 from django.db import connections, router, transaction
+from django.db.models import CharField
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.module_loading import import_string
@@ -304,8 +305,11 @@ def _live_sessions(keys: set[str]) -> set[str]:
 
 
 def _session_rows(store: Any, keys: set[str]) -> Any:
-    rows = store.get_model_class()._default_manager
-    return rows.filter(session_key__in=among(keys, rows.db), expire_date__gt=timezone.now())
+    sessions = store.get_model_class()._default_manager
+    # A model of the site's own may keep keys in a form of its own.
+    plain = type(sessions.model._meta.get_field("session_key")) is CharField
+    wanted = among(keys, sessions.db) if plain else keys
+    return sessions.filter(session_key__in=wanted, expire_date__gt=timezone.now())
 
 
 def _hash_is_current(user: Any, hash: str | None) -> bool:

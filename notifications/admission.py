@@ -56,10 +56,10 @@ class Admission(ASGIHandler):
             return False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            scope[SCOPE_KEY].turn = await current_hub().turns.take()
-        except TimeoutError:
-            return await self.send_response(views.busy(UNOPENED), send)
+        handover, hub = scope[SCOPE_KEY], current_hub()
+        if not hub.full:
+            handover.turn = await hub.turns.take()
+        handover.full = hub.full
         # In a context of its own: what the site's middleware leaves in it would last as long as the stream.
         asked = asyncio.create_task(self._respond(scope))
         if not (await asyncio.wait({asked}, timeout=SOON))[0] and not await self._patiently(asked, receive):

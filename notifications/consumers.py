@@ -147,7 +147,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         with await current_hub().turns.take() as turn:
             stream = open_stream(await self._principal(), transport="websocket", cursor=cursor, user=user)
             async with stream as (subscription, frames), aclosing(frames) as batches:  # type: ignore[type-var]
-                turn.over()
+                turn.end()
                 self._subscription = subscription
                 subscription.writes_by(self._write, frame_port(self.base_send))
                 patience = conf.slow_seconds

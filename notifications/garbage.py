@@ -10,10 +10,12 @@ import gc
 
 from .settings import conf
 
-__all__ = ["THRESHOLDS", "calm", "collect_young"]
+__all__ = ["THRESHOLDS", "calm"]
 
-#: Allocations until the youngest are looked at, and how many such rounds until older and oldest are.
-THRESHOLDS = (50_000, 20, 100)
+#: Objects more than before until the youngest are looked at, and how many such rounds until older and oldest are. The
+#: first is looked at in half a millisecond, and often enough for the requests that open streams: each is a cycle (its
+#: user is looked up by a function that knows it), and thousands of them are megabytes.
+THRESHOLDS = (5_000, 200, 100)
 
 _defaults = gc.get_threshold()
 
@@ -27,13 +29,3 @@ def calm() -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*THRESHOLDS)
-
-
-def collect_young() -> None:
-    """Collect what is new, where :func:`calm` has made that rare.
-
-    Each request of Django's is a cycle (its user is looked up by a function that knows it), and so is each handshake
-    of a WebSocket's; thousands of them, until the next collection comes by itself, are megabytes.
-    """
-    if gc.get_threshold() == THRESHOLDS:
-        gc.collect(0)

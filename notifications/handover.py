@@ -25,7 +25,7 @@ from .settings import conf
 from .sse import CONTENT_TYPE, HEADERS
 from .stream import current_hub, open_stream
 from .subscription import Subscription
-from .turns import Turn
+from .turns import NO_TURN, Turn
 
 __all__ = ["Application", "Handover", "Message", "Receive", "Scope", "Send", "StreamHandover", "encode_frames"]
 
@@ -68,18 +68,12 @@ class Handover:
     full: bool = False
     start: Message | None = None
     gone: bool = False
-    turn: Turn | None = None
+    turn: Turn = NO_TURN
 
     @property
     def accepted(self) -> bool:
         """Whether there is something to stream."""
         return self.principal is not None or self.session is not None
-
-    def end_turn(self) -> None:
-        """Let the next client have its turn."""
-        if self.turn is not None:
-            self.turn.over()
-            self.turn = None
 
 
 def retry_after() -> int:
@@ -138,12 +132,13 @@ class StreamHandover:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            if scope["type"] == "websocket":
+            application = self.elsewhere(scope)
+            if application is not None and scope["type"] == "websocket":
                 receive = lighter(receive, send)
-            return await (self.elsewhere(scope) or self.application)(scope, receive, send)
+            return await (application or self.application)(scope, receive, send)
         handover, application = Handover(), self.application
         if self.admission is not None and self.admission.takes(scope):
-            application, handover.full = self.admission, current_hub().full
+            application = self.admission
         try:
             await _ask(application, scope, receive, send, handover)
             if handover.start is not None and not handover.gone:
@@ -151,7 +146,7 @@ class StreamHandover:
                 receive = lighter(receive, send)
                 await _write_stream(handover, receive, send)
         finally:
-            handover.end_turn()
+            handover.turn.end()
 
 
 async def _ask(application: Application, scope: Scope, receive: Receive, send: Send, handover: Handover) -> None:
@@ -205,7 +200,7 @@ async def _write_stream(handover: Handover, receive: Receive, send: Send) -> Non
                 raise NotAuthorized
             opening = open_stream(handover.principal, transport="sse", cursor=handover.cursor, user=handover.user)
             async with opening as (subscription, frames):
-                handover.end_turn()
+                handover.turn.end()
                 assert handover.start is not None
                 await send(_without_length(handover.start))
                 handover.start = None

@@ -54,7 +54,7 @@ def among(texts: Iterable[str], using: str) -> Any:
     """Return what to compare a text field with by ``__in``: one parameter for all; on other databases one for each."""
     texts = list(texts)
     rows_of = ROWS_OF.get(connections[using].vendor)
-    return texts if rows_of is None else RawSQL(rows_of, [json.dumps(texts)])
+    return RawSQL(rows_of, [json.dumps(texts)]) if texts and rows_of is not None else texts
 
 
 def _written(using: str, statement: Statement, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:

@@ -10,17 +10,31 @@ from typing import Any
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
 from notifications.direct import body_port, frame_port, text_frame
+from notifications.mailbox import lighter
 from notifications.subscription import Port
 
 #: Longer than a server takes to empty its buffers, with a client that reads.
 A_MOMENT = 0.2
 
+LAST: list[str] = []
+
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    if scope["type"] == "http":
+    lightened = receive
+    if scope["type"] in ("http", "websocket"):
+        lightened = lighter(receive, send)
+        await lightened()
+    if scope.get("path") == "/mailbox":
+        # Whether it was recognised; and that the client's end comes by it.
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"%d" % (lightened != receive), "more_body": True})
+        LAST.append((await lightened())["type"])
+    elif scope.get("path") == "/last":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": "".join(LAST).encode()})
+    elif scope["type"] == "http":
         await body(send)
     elif scope["type"] == "websocket":
-        await receive()
         await frames(send)
 
 

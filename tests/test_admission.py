@@ -22,6 +22,7 @@ from django.urls import path
 from notifications import admission, turns, views
 from notifications.admission import Admission
 from notifications.asgi import wrap
+from notifications.stream import current_hub
 from tests.clients import InProcess
 from tests.urls import urlpatterns as site_urls
 
@@ -235,37 +236,59 @@ async def test_middleware_that_is_stuck_holds_nobody_up_for_long(
 @pytest.fixture
 def one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "AT_ONCE", 1)
-    monkeypatch.setattr(turns, "PATIENCE", 0.3)
+    monkeypatch.setattr(turns, "LEASE", 60.0)
+    monkeypatch.setattr(turns, "PATIENCE", 60.0)
 
 
-async def test_turn_ends_when_the_stream_is_open_or_refused(
-    alice: dict[str, str], middleware: Any, one_turn: None
-) -> None:
+async def test_turn_ends_when_the_stream_is_open(alice: dict[str, str], middleware: Any, one_turn: None) -> None:
     application = InProcess(middleware())
-    async with AsyncExitStack() as streams:
-        for _ in range(2):
+    async with AsyncExitStack() as streams, asyncio.timeout(10):
+        for _ in range(3):
             response = await streams.enter_async_context(application.get(STREAM, alice))
+            assert await anext(response.chunks)
+
+
+@pytest.mark.parametrize(
+    ("name", "cookie", "status"),
+    [("ordinary", None, 401), ("maintenance", None, 503), ("failing", None, 500), ("ordinary", "sessionid=gone", 401)],
+)
+async def test_turn_ends_when_there_is_no_stream(
+    alice: dict[str, str], middleware: Any, settings: Any, one_turn: None, name: str, cookie: str | None, status: int
+) -> None:
+    settings.DEBUG_PROPAGATE_EXCEPTIONS = False
+    # The hub, and so its turns, are those of the loop, whatever application asks.
+    application, refusing = InProcess(middleware()), InProcess(middleware(name))
+    async with refusing.get(STREAM, {"cookie": cookie} if cookie else {}) as response:
+        assert response.status == status
+    async with asyncio.timeout(10), application.get(STREAM, alice) as response:
+        assert response.status == 200
+        assert await anext(response.chunks)
+
+
+async def test_turn_ends_when_the_client_goes_first(
+    alice: dict[str, str], middleware: Any, monkeypatch: pytest.MonkeyPatch, one_turn: None
+) -> None:
+    monkeypatch.setattr(admission, "SOON", 0.05)
+    release.clear()
+    try:
+        application, hanging = InProcess(middleware()), InProcess(middleware("stuck"))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3), hanging.get(STREAM, alice):
+                pass
+        async with asyncio.timeout(10), application.get(STREAM, alice) as response:
             assert response.status == 200
             assert await anext(response.chunks)
-            async with application.get(STREAM, {}) as refused:
-                assert refused.status == 401
-
-
-async def test_who_waits_too_long_in_line_is_sent_away(alice: dict[str, str], middleware: Any, one_turn: None) -> None:
-    release.clear()
-    application = InProcess(middleware("stuck"))
-
-    async def answer() -> tuple[int, str]:
-        async with application.get(STREAM, alice) as response:
-            return response.status, response.headers.get("retry-after", "")
-
-    both = [asyncio.create_task(answer()) for _ in range(2)]
-    try:
-        async with asyncio.timeout(5):
-            (sent_away,), (served,) = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     finally:
         release.set()
-    status, seconds = sent_away.result()
-    assert status == 503
-    assert int(seconds) > 0
-    assert (await asyncio.wait_for(served, 5))[0] == 200
+
+
+async def test_full_process_keeps_nobody_in_line(
+    alice: dict[str, str], middleware: Any, settings: Any, one_turn: None
+) -> None:
+    application = InProcess(middleware())
+    async with application.get(STREAM, alice) as response:
+        assert await anext(response.chunks)
+        settings.NOTIFICATIONS = {"STREAMS_PER_PROCESS": 1}
+        with await current_hub().turns.take():
+            async with asyncio.timeout(10), application.get(STREAM, alice) as refused:
+                assert refused.status == 503

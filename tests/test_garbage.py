@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -47,23 +46,3 @@ def test_collector_that_is_off_stays_off() -> None:
         assert gc.get_threshold() == garbage._defaults
     finally:
         gc.enable()
-
-
-class Cycle:
-    def __init__(self) -> None:
-        self.itself = self
-
-
-def test_young_garbage_is_collected_where_that_has_become_rare() -> None:
-    garbage.calm()
-    gone = weakref.ref(Cycle())
-    assert gone() is not None
-    garbage.collect_young()
-    assert gone() is None
-
-
-def test_site_s_own_way_to_collect_is_left_alone() -> None:
-    gc.set_threshold(100_000, 5, 6)
-    gone = weakref.ref(Cycle())
-    garbage.collect_young()
-    assert gone() is not None

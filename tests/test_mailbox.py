@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+import httpx
 import pytest
 from daphne.http_protocol import WebRequest
 from daphne.server import Server
@@ -13,6 +14,7 @@ from daphne.ws_protocol import WebSocketProtocol
 from django.test import override_settings
 
 from notifications.mailbox import Mailbox, lighter
+from tests.servers import AsgiServer
 
 
 async def getting(mailbox: Mailbox) -> asyncio.Task[Any]:
@@ -98,3 +100,17 @@ async def test_anything_else_stays_as_it_is() -> None:
     owner.application_queue = None
     assert lighter(queue.get, send) == queue.get
     assert owner.application_queue is None
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("kind", "replaced"), [("daphne", "1"), ("uvicorn", "0")])
+async def test_client_s_end_comes_by_the_mailbox(kind: Literal["daphne", "uvicorn"], replaced: str) -> None:
+    with AsgiServer(kind, app="tests.direct_app:application") as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=20) as client:
+            async with client.stream("GET", "/mailbox") as response:
+                assert await anext(response.aiter_text()) == replaced, "daphne is not recognised any more"
+            for _ in range(200):
+                if (await client.get("/last")).text == "http.disconnect":
+                    return
+                await asyncio.sleep(0.05)
+            pytest.fail("the client's end was not told")

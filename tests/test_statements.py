@@ -11,7 +11,7 @@ from django.db.models.sql import Query
 
 from notifications import statements
 from notifications.models import Topic
-from notifications.statements import fetch, run, update_of
+from notifications.statements import among, fetch, run, update_of
 
 pytestmark = pytest.mark.django_db
 
@@ -59,3 +59,30 @@ def test_connection_is_asked_as_by_the_orm(django_assert_num_queries: Any) -> No
     with django_assert_num_queries(2):
         fetch("default", named, "a")
         run("default", moved, 1, "a")
+
+
+# --- One parameter for all
+
+STRANGE = ["", "a", "a", "B", 'quo"ted', "back\\slash", "it's", "100%", "é", "\U0001f514", "[1]", "%s"]
+
+
+def test_texts_are_found_whatever_is_in_them() -> None:
+    Topic.objects.bulk_create(Topic(name=name) for name in {*STRANGE, "b", "other"})
+    found = Topic.objects.filter(name__in=among(STRANGE, "default")).values_list("name", flat=True)
+    assert sorted(found) == sorted(set(STRANGE))
+
+
+def test_texts_are_one_parameter() -> None:
+    sql, parameters = Topic.objects.filter(name__in=among(map(str, range(1000)), "default")).query.sql_with_params()
+    assert len(parameters) == 1
+    assert len(sql) < 1000
+
+
+def test_no_texts_are_no_query(django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(0):
+        assert not list(Topic.objects.filter(name__in=among([], "default")))
+
+
+def test_on_another_database_each_text_is_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statements, "ROWS_OF", {})
+    assert among(iter("ab"), "default") == ["a", "b"]

@@ -12,10 +12,10 @@ from .settings import conf
 
 __all__ = ["THRESHOLDS", "calm"]
 
-#: Objects more than before until the youngest are looked at, and how many such rounds until older and oldest are. The
-#: first is looked at in half a millisecond, and often enough for the requests that open streams: each is a cycle (its
-#: user is looked up by a function that knows it), and thousands of them are megabytes.
-THRESHOLDS = (5_000, 200, 100)
+#: How many objects more than before until the youngest are looked at, and how many such rounds until older and oldest
+#: are. A hundred requests that open streams are ten thousand: each is a cycle (its user is looked up by a function that
+#: knows it), and all of a thousand would be megabytes between what stays.
+THRESHOLDS = (10_000, 10, 100)
 
 _defaults = gc.get_threshold()
 

@@ -42,7 +42,7 @@ def main() -> int:
         default="",
         help="targets whose name and server contain this, several by commas; scale: several processes behind nginx",
     )
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each part of each run")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each part of each run")
     parser.add_argument("--cache", type=Path, default=ROOT / "var" / "bench", help="where the peers are installed")
     parser.add_argument("--output", type=Path, help="JSON file of the results; default: in the cache")
     options = parser.parse_args()

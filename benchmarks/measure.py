@@ -15,7 +15,7 @@ from .processes import Database, Lines, Load, MeasuredServer
 from .targets import Target
 
 #: Seconds of each part of a run.
-SECONDS = 4.0
+SECONDS = 2.0
 #: Messages whose latency is measured; of many fewer, the one hundredth that is slowest would be the slowest message.
 PACED = 100
 #: Messages of one transaction when throughput is measured; two such batches are in flight. django-eventstream holds ten

@@ -19,18 +19,19 @@ from typing import Any
 
 from tests.servers import RedisServer, program
 
-from .measure import Backstage, Run
+from .measure import FULL, Backstage, Run
 from .processes import Database, Lines, compiled, leave_server_core
 from .scale import CLIENTS, scale
 from .targets import Target, targets
 
-#: The size at which everything is measured; at the others cost and memory only.
-FULL = 1000
 #: So often each server is measured at that size, one server after the other and then again: a machine has better and
 #: worse minutes, and a process more and less fortunate places in memory.
 ROUNDS = 3
 #: What is the median of these rounds.
-MEDIANS = ("CPU us per delivery", "one in flight p50 ms", "KiB per connection", "connect s", "connect CPU us")
+MEDIANS = (
+    *("CPU us per delivery", "one in flight p50 ms", "5 a second: p50 ms", "5 a second: p99 ms"),
+    *("KiB per connection", "connect s", "connect CPU us"),
+)
 PACKAGES = [
     *("Django", "channels", "daphne", "channels_redis", "redis", "hiredis", "psycopg"),
     *("uvicorn", "uvloop", "httptools", "websockets"),

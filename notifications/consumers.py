@@ -21,7 +21,7 @@ from django.contrib.auth.models import AnonymousUser
 from . import shutdown
 from .access import Principal, principal_of
 from .cursor import InvalidCursor, is_behind, progress
-from .direct import frame_port
+from .direct import frame_port, spread_pings
 from .envelope import Envelope, Frame, control
 from .handover import UNOPENED, Message, Receive, Scope, Send
 from .hub import AccessUnknown, HubFull, NotAuthorized
@@ -150,6 +150,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
                 turn.end()
                 self._subscription = subscription
                 subscription.writes_by(self._write, frame_port(self.base_send))
+                spread_pings(self.base_send)
                 patience = conf.slow_seconds
                 async for batch in batches:
                     for frame in batch:

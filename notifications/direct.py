@@ -17,6 +17,7 @@ daphne   an answer in chunks, without TLS             without compression and TL
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from .envelope import Envelope
 from .settings import conf
 from .subscription import Port
 
-__all__ = ["body_port", "frame_port", "owner_of", "text_frame"]
+__all__ = ["body_port", "frame_port", "owner_of", "spread_pings", "text_frame"]
 
 
 def body_port(send: Callable[..., Awaitable[None]]) -> Port | None:
@@ -48,6 +49,28 @@ def frame_port(send: Callable[..., Awaitable[None]]) -> Port | None:
             "daphne.ws_protocol.WebSocketProtocol": DaphneFrames,
         },
     )
+
+
+def spread_pings(send: Callable[..., Awaitable[None]]) -> None:
+    """Let a server ping WebSockets that came together at different times; to be called once, when one is accepted.
+
+    A thousand pings and their answers are a tenth of a second in which nobody gets anything, after a deploy for as long
+    as the connections last. What is not recognised stays as it is.
+    """
+    owner = owner_of(send)
+    if not conf.direct_writes:
+        return
+    try:
+        match f"{type(owner).__module__}.{type(owner).__qualname__}":
+            case "uvicorn.protocols.websockets.websockets_sansio_impl.WebSocketsSansIOProtocol":
+                timer, ping = owner.ping_timer, owner.send_keepalive_ping
+                if timer is not None:
+                    timer.cancel()
+                    owner.ping_timer = owner.loop.call_later(owner.ping_interval * random.random(), ping)
+            case "daphne.ws_protocol.WebSocketProtocol":
+                owner.last_ping -= owner.server.ping_interval * random.random()
+    except AttributeError:  # Another version.
+        pass
 
 
 def owner_of(send: Callable[..., Awaitable[None]]) -> Any:

@@ -37,11 +37,14 @@ class Rhythm:
             self._timer.cancel()
 
     def begin(self, subscription: Subscription) -> None:
-        """Set when a connection is to hear the first heartbeat, and when it is to end."""
+        """Set when a connection is to hear the first heartbeat, and when it is to end.
+
+        Both are spread: streams that began together would end together, and before that hear all their heartbeats in
+        the same moment, in which nobody gets anything else.
+        """
         now = self._loop.time()
-        # Spread, so that streams that began together do not end together.
         subscription.ends_at = now + conf.lifetime * random.uniform(0.8, 1.2)
-        self._next(subscription, now)
+        subscription.beat_at = min(now + conf.heartbeat * random.uniform(0.5, 1.0), subscription.ends_at)
 
     @staticmethod
     def _next(subscription: Subscription, now: float) -> None:

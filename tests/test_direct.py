@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 from daphne.http_protocol import WebRequest
 from daphne.server import Server
+from daphne.ws_protocol import WebSocketProtocol
 from django.test import override_settings
 from twisted.internet.tcp import Server as TwistedTransport
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -22,7 +23,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.asyncio.client import connect
 
-from notifications.direct import body_port, frame_port
+from notifications.direct import body_port, frame_port, spread_pings
 from notifications.envelope import Envelope
 from notifications.subscription import Port
 from tests.servers import AsgiServer
@@ -280,6 +281,59 @@ async def test_compressed_socket_is_left_to_send() -> None:
     socket = Socket(deflate=True)
     assert await socket.open() is None
     socket.close()
+
+
+# --- Pings
+
+
+async def test_sockets_that_came_together_are_pinged_at_different_times() -> None:
+    loop, sockets = asyncio.get_running_loop(), [Socket() for _ in range(30)]
+    for socket in sockets:
+        await opened(socket)
+        together = socket.protocol.ping_timer
+        spread_pings(socket.send)
+        assert together is not None
+        assert together.cancelled()
+    timers = [socket.protocol.ping_timer for socket in sockets]
+    times = [timer.when() - loop.time() for timer in timers if timer is not None]
+    assert len(times) == 30
+    assert all(-1 < time <= 20 for time in times)
+    assert len({int(time) for time in times}) > 5
+    for socket in sockets:
+        socket.close()
+
+
+async def test_socket_that_is_not_pinged_stays_so() -> None:
+    socket = Socket()
+    await opened(socket)
+    socket.protocol.stop_keepalive()
+    spread_pings(socket.send)
+    assert socket.protocol.ping_timer is None
+    socket.close()
+
+
+async def test_pings_stay_as_they_are_where_nothing_is_recognised_or_wanted() -> None:
+    async def send(message: Any) -> None: ...
+
+    spread_pings(send)
+    socket = Socket()
+    await opened(socket)
+    timer = socket.protocol.ping_timer
+    with override_settings(NOTIFICATIONS={"DIRECT_WRITES": False}):
+        spread_pings(socket.send)
+    assert socket.protocol.ping_timer is timer
+    socket.close()
+
+
+def test_daphne_s_pings_are_spread() -> None:
+    sockets: list[Any] = [WebSocketProtocol() for _ in range(30)]
+    for socket in sockets:
+        socket.last_ping, socket.server = 1000.0, SimpleNamespace(ping_interval=20)
+        spread_pings(partial(Server.handle_reply, socket))
+    assert all(980 <= socket.last_ping <= 1000 for socket in sockets)
+    assert len({int(socket.last_ping) for socket in sockets}) > 5
+    other: Any = WebSocketProtocol()  # Another version, that has none of it.
+    spread_pings(partial(Server.handle_reply, other))
 
 
 # --- Real servers

@@ -102,7 +102,9 @@ async def test_lifetime_ends_the_stream(stage: Stage, conf: dict[str, Any]) -> N
 async def test_lifetime_that_is_shorter_than_a_heartbeat(stage: Stage, conf: dict[str, Any]) -> None:
     conf |= {"LIFETIME": 0.1, "HEARTBEAT": 0.2}
     async with stage.open() as reading:
-        assert [type for type, _ in await reading.rest()] == ["bye"]
+        *before, last = [type for type, _ in await reading.rest()]
+        assert last == "bye"
+        assert before in ([], ["heartbeat"])  # The first comes a little early.
 
 
 async def test_malformed_cursor_is_one_reset_and_begins_now(stage: Stage) -> None:

@@ -75,9 +75,8 @@ def connection(kind: Any) -> tuple[Any, asyncio.Queue[Any], Any]:
     return owner, queue, partial(Server.handle_reply, owner)
 
 
-@pytest.mark.parametrize("kind", [WebRequest, WebSocketProtocol])
-async def test_daphne_s_queue_is_replaced_with_what_waits_in_it(kind: type) -> None:
-    owner, queue, send = connection(kind)
+async def test_daphne_s_queue_is_replaced_with_what_waits_in_it() -> None:
+    owner, queue, send = connection(WebRequest)
     queue.put_nowait("before")
     receive = lighter(queue.get, send)
     owner.application_queue.put_nowait("after")
@@ -95,6 +94,9 @@ async def test_anything_else_stays_as_it_is() -> None:
     other = asyncio.Queue[Any]()
     assert lighter(other.get, send) == other.get
     assert lighter(queue.get, receive) == queue.get  # Another server.
+    socket, its_queue, its_send = connection(WebSocketProtocol)
+    assert lighter(its_queue.get, its_send) == its_queue.get
+    assert socket.application_queue is its_queue
     with override_settings(NOTIFICATIONS={"DIRECT_WRITES": False}):
         assert lighter(queue.get, send) == queue.get
     owner.application_queue = None

@@ -34,7 +34,7 @@
 #include <unistd.h>
 
 enum { MARK = 37, CARRY = MARK - 1, HEAD_LIMIT = 16384, BUFFER = 1 << 18, EVERYBODY = 999999, COUNTS = 1 << 20 };
-/* As notifications.js: some time after an event, and sooner after this much. */
+/* As transports.js: after so many bytes, and not more often than so many microseconds. */
 enum { ACK_BYTES = 131072, ACK_LEAST = 60000, SAMPLES = 1 << 23 };
 /* Microseconds between two looks. A server would pay for waking a client that sleeps on the same machine, once for each
  * delivery; one on another machine costs it nothing. So the load is not woken by what comes while it naps. */

@@ -65,7 +65,7 @@ def lighter(
 ) -> Callable[[], Awaitable[Any]]:
     """Return what to call instead of ``receive`` from now on: a mailbox's, if the server is a daphne that is known.
 
-    Nobody may be waiting in ``receive`` when this is called, nor call it afterwards.
+    Nobody may be waiting in ``receive`` when this is called, but who has been cancelled, nor call it afterwards.
     """
     owner: Any = owner_of(send)
     queue: Any = getattr(receive, "__self__", None)

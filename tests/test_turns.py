@@ -67,6 +67,7 @@ async def test_who_hangs_loses_the_turn(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(turns, "LEASE", 0.05)
     line = Turns()
     hanging = [await line.take(), await line.take()]
+    monkeypatch.setattr(turns, "LEASE", 30.0)
     await asyncio.wait_for(asyncio.gather(line.take(), line.take()), 1)
     for turn in hanging:
         turn.end()  # Late, and makes no room again.

@@ -12,7 +12,6 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextvars import Context
-from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
@@ -41,7 +40,7 @@ class Log(Protocol):
     async def ended(self, principals: Collection[Any]) -> Collection[Any]: ...
     async def heads(self, names: Sequence[str]) -> dict[str, Any]: ...
     async def read(self, topic: str, after: int, limit: int) -> Sequence[tuple[int, str, str]]: ...
-    async def advanced(self, mark: datetime | None) -> tuple[Sequence[Any], datetime | None]: ...
+    async def advanced(self, look: Any) -> tuple[Sequence[Any], Any]: ...
     async def tidy(self) -> None: ...
 
 
@@ -65,7 +64,8 @@ class Follower:
         self._loop = asyncio.get_running_loop()
         self._heads: Batch[str, Any] = Batch(self._read_heads, 500)
         self._reads: dict[tuple[str, int], asyncio.Task[list[LiveEvent]]] = {}
-        self._mark: datetime | None = None
+        #: What the last safety poll returned for the next one.
+        self._look: Any = None
         self._failed: set[TopicState] = set()
         self._undelivered: list[LiveEvent] = []
 
@@ -105,15 +105,15 @@ class Follower:
     async def check_advanced(self) -> None:
         """The safety poll: compare the topics that advanced since the last call, whatever the layer brought of them."""
         if not self.topics:
-            self._mark = None
+            self._look = None
             return
-        read_at, mark = self._loop.time(), self._mark
-        heads, latest = await self._log.advanced(mark)
-        if (mark is None) != (latest is None):
+        read_at, before = self._loop.time(), self._look
+        heads, look = await self._log.advanced(before)
+        if (before is None) != (look is None):
             # The first look; or the log is not the one it was (an older copy was restored). Nothing is certain, so look
             # at everything.
             await self.check([state for state in self.topics.values() if state.known])
-        self._mark = latest  # Not before: a look at everything that failed is repeated.
+        self._look = look  # Not before: a look at everything that failed is repeated.
         for head in heads:
             if (state := self.topics.get(head.name)) is None:
                 continue

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from django.db import connections, router, transaction
-from django.db.models import DateTimeField, Max, Min, Value
+from django.db.models import DateTimeField, Min, Value
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Least, Now
 from django.db.models.sql import Query
@@ -29,6 +29,7 @@ from .statements import among, fetch, run, update_of
 __all__ = [
     "Head",
     "LogEvent",
+    "Look",
     "advanced",
     "append",
     "database",
@@ -53,6 +54,8 @@ TOPIC_FIELDS, EVENT_FIELDS = ("id", "name", "epoch", "head", "floor"), ("id", "t
 LOCKING_MODES = ("IMMEDIATE", "EXCLUSIVE")
 #: A drain's UPDATE and its COMMIT are this far apart at most; the safety poll looks back by as much.
 OVERLAP = timedelta(seconds=10)
+#: SQLite keeps milliseconds, as text that is less than the same text with microseconds.
+TICK = timedelta(milliseconds=1)
 
 
 class Head(NamedTuple):
@@ -62,6 +65,13 @@ class Head(NamedTuple):
     id: int
     epoch: str
     seq: int
+
+
+class Look(NamedTuple):
+    """A look at which topics advanced, by the database's clock: when that was, and when the last of them did."""
+
+    latest: datetime
+    at: datetime
 
 
 class LogEvent(NamedTuple):
@@ -240,20 +250,22 @@ def read(topic: str, after: int, limit: int) -> list[LogEvent]:
     ]
 
 
-def advanced(mark: datetime | None) -> tuple[list[Head], datetime | None]:
-    """Return the topics that advanced since ``mark``, and the mark for the next call; None: since now.
+def advanced(look: Look | None) -> tuple[list[Head], Look | None]:
+    """Return the topics that advanced since ``look``, and this look, for the next call; None: since now.
 
-    Looks back a little further than the mark, so that a commit that took its time is not passed over, and so that the
-    topic which set the mark is found again. If it is not, this is not the log it was (an older copy was restored, or
-    the database's clock was set back): the next mark is then None.
+    Looks back a little further, so that a commit that took its time is not passed over, and as far as the topic that
+    advanced last, so that it is found again. If it is not, this is not the log it was (an older copy was restored, or
+    the database's clock was set back): the look returned is then None.
     """
     topics = Topic.objects.using(database())
-    if mark is None:
-        return [], topics.aggregate(mark=Max("advanced_at"))["mark"]
-    since = Least(Value(mark, DateTimeField()), Now()) - OVERLAP
-    rows = list(topics.filter(advanced_at__gt=since).values_list("name", "id", "epoch", "head", "advanced_at"))
+    if look is None:
+        latest = topics.order_by("-advanced_at").values_list("advanced_at", Now()).first()
+        return [], None if latest is None else Look(*latest)
+    since = Least(Value(min(look.latest - TICK, look.at - OVERLAP), DateTimeField()), Now() - OVERLAP)
+    rows = list(topics.filter(advanced_at__gt=since).values_list("name", "id", "epoch", "head", "advanced_at", Now()))
+    heads = [Head(*row[:4]) for row in rows]
     latest = max((row[4] for row in rows), default=None)
-    return [Head(*row[:4]) for row in rows], None if latest is None or latest < mark else latest
+    return heads, None if latest is None or latest < look.latest else Look(latest, rows[0][5])
 
 
 def trim(*, older_than: timedelta | None = None, batch: int = 500) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from django.contrib.auth import get_user_model
@@ -54,8 +54,8 @@ class Reader:
     async def read(self, topic: str, after: int, limit: int) -> list[log.LogEvent]:
         return await self.run(log.read, topic, after, limit)
 
-    async def advanced(self, mark: datetime | None) -> tuple[list[log.Head], datetime | None]:
-        return await self.run(log.advanced, mark)
+    async def advanced(self, look: log.Look | None) -> tuple[list[log.Head], log.Look | None]:
+        return await self.run(log.advanced, look)
 
     async def unread(self, user: Any) -> int:
         """Return the user's unread count, as ``ready`` tells it."""

@@ -225,10 +225,10 @@ async def test_look_at_everything_that_fails_is_repeated(stage: Stage, conf: dic
     stage.log.append(TOPIC)
     async with stage.live() as reading:
         follower = stage.hub.follower
-        await eventually(lambda: follower._mark is not None)
+        await eventually(lambda: follower._look is not None)
         stage.log.fails["advanced"] = OSError("away")
         await eventually(lambda: stage.log.calls["advanced"] > 2)
-        follower._mark = None
+        follower._look = None
         stage.log.append(TOPIC)
         # The hub has looked at nothing yet: it asks about everything, and that fails the first time.
         stage.log.fails["heads"] = stage.log.fails.pop("advanced")

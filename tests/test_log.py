@@ -281,44 +281,87 @@ def test_read_gives_type_and_payload_as_they_were_appended() -> None:
 # --- What advanced lately
 
 
+def look() -> log.Look:
+    _, look = log.advanced(None)
+    assert look is not None
+    return look
+
+
+def advance(topic: str, at: datetime) -> None:
+    Topic.objects.filter(name=topic).update(advanced_at=at)
+
+
+def advanced(look: log.Look) -> set[tuple[str, int]]:
+    return {(head.name, head.seq) for head in log.advanced(look)[0]}
+
+
 def test_advanced_begins_now() -> None:
     assert log.advanced(None) == ([], None)
     append("a")
-    heads, mark = log.advanced(None)
-    assert heads == []
-    assert mark == Topic.objects.get().advanced_at
+    assert log.advanced(None)[0] == []
+    assert look().latest == Topic.objects.get().advanced_at
+    assert abs(look().at - timezone.now()) < timedelta(seconds=5)
 
 
 def test_advanced_tells_what_came_since() -> None:
     append("a")
-    _, mark = log.advanced(None)
+    before = look()
     append("b", "b")
-    heads, later = log.advanced(mark)
+    heads, later = log.advanced(before)
     assert {(head.name, head.seq) for head in heads} >= {("b", 2)}
-    assert mark is not None and later is not None and later > mark
-    assert log.advanced(later)[1] == later
+    assert later is not None and later.latest > before.latest and later.at > before.at
+    again = log.advanced(later)[1]
+    assert again is not None and again.latest == later.latest
 
 
-def test_advanced_looks_back_further_than_the_mark() -> None:
+def test_advanced_looks_back_further_than_the_last_look() -> None:
     append("late")
     append("early")
-    _, mark = log.advanced(None)
+    before = look()
     # As if its commit had taken longer than that of the one numbered after it.
-    Topic.objects.filter(name="late").update(head=2, advanced_at=mark and mark - timedelta(seconds=5))
-    assert ("late", 2) in {(head.name, head.seq) for head in log.advanced(mark)[0]}
+    Topic.objects.filter(name="late").update(head=2, advanced_at=before.at - timedelta(seconds=5))
+    assert ("late", 2) in advanced(before)
 
 
 def test_advanced_forgets_what_is_long_ago() -> None:
     append("old", "new")
-    Topic.objects.filter(name="old").update(advanced_at=timezone.now() - timedelta(minutes=5))
-    _, mark = log.advanced(None)
-    assert [head.name for head in log.advanced(mark)[0]] == ["new"]
+    advance("old", timezone.now() - timedelta(minutes=5))
+    assert advanced(look()) == {("new", 1)}
+
+
+def test_advanced_reads_a_quiet_log_s_last_topic_alone_again_and_again() -> None:
+    append("older", "last")
+    advance("older", timezone.now() - timedelta(seconds=21))
+    advance("last", timezone.now() - timedelta(seconds=20))
+    at = look()
+    for _ in range(3):
+        heads, later = log.advanced(at)
+        assert [head.name for head in heads] == ["last"]
+        assert later is not None and later.latest == at.latest
+        at = later
+
+
+def test_advanced_goes_on_when_the_clock_is_set_back() -> None:
+    append("a", "b")
+    hour = timedelta(hours=1)
+    advance("a", timezone.now() + hour)
+    at = look()
+    at = at._replace(at=at.at + hour)
+    assert advanced(at) == {("a", 1), ("b", 1)}
+
+
+def test_advanced_tells_that_the_log_is_not_what_it_was() -> None:
+    append("a")
+    before = look()
+    advance("a", before.latest - timedelta(seconds=1))
+    assert log.advanced(before) == ([log.Head(*Topic.objects.values_list("name", "id", "epoch", "head").get())], None)
+    advance("a", before.latest - timedelta(hours=1))
+    assert log.advanced(before) == ([], None)
 
 
 def test_advanced_is_one_query() -> None:
     append("a")
-    _, mark = log.advanced(None)
-    for given in (None, mark):
+    for given in (None, look()):
         with CaptureQueriesContext(connection) as captured:
             log.advanced(given)
         assert len(captured.captured_queries) == 1

@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from threading import Thread
 from typing import Any
 
@@ -15,12 +15,11 @@ from channels.layers import InMemoryChannelLayer
 from django.contrib.sessions.backends.db import SessionStore
 from django.test import override_settings
 
-from notifications import access, doorbell, handover, log, polling, stream
+from notifications import access, doorbell, handover, polling, stream
 from notifications.access import Access, Principal
 from notifications.cursor import Position, parse_cursor
 from notifications.hub import Hub
 from notifications.log import Head, LogEvent
-from notifications.models import Topic
 from tests.faults.cluster import Cluster
 from tests.servers import Site
 
@@ -217,7 +216,7 @@ async def test_event_without_a_hint_comes_by_the_safety_poll(memory: MemoryLog) 
 async def test_log_that_went_back_is_one_reset(memory: MemoryLog) -> None:
     memory.add("t", 5)
     async with serving(memory) as hub, reading(hub) as got:
-        await until(lambda: hub.follower._mark is not None)
+        await until(lambda: hub.follower._look is not None)
         del memory.events["t"][3:]
         memory.back = True
         await grows_to(got, ["ahead"])
@@ -297,28 +296,6 @@ def test_ended_names_the_sessions_that_are_gone() -> None:
 @override_settings(SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies")
 def test_ended_asks_nothing_of_sessions_in_cookies() -> None:
     assert access.ended({Principal(1, "whatever")}) == set()
-
-
-@pytest.mark.django_db(transaction=True)
-def test_advanced_notices_a_log_that_went_back() -> None:
-    log.append([("a", "progress", "{}"), ("b", "progress", "{}")])
-    _, mark = log.advanced(None)
-    assert mark is not None
-    assert log.advanced(mark)[1] == mark
-    Topic.objects.update(advanced_at=mark - timedelta(seconds=5))
-    heads, later = log.advanced(mark)
-    assert (len(heads), later) == (2, None)
-    Topic.objects.update(advanced_at=mark - timedelta(hours=1))
-    assert log.advanced(mark) == ([], None)
-
-
-@pytest.mark.django_db(transaction=True)
-def test_advanced_sees_what_came_after_the_clock_was_set_back() -> None:
-    log.append([("a", "progress", "{}"), ("b", "progress", "{}")])
-    Topic.objects.filter(name="a").update(advanced_at=datetime.now(UTC) + timedelta(hours=1))
-    _, mark = log.advanced(None)
-    log.append([("b", "progress", "{}")])
-    assert "b" in {head.name for head in log.advanced(mark)[0]}
 
 
 @pytest.mark.django_db

@@ -132,7 +132,10 @@ class StreamHandover:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await (self.elsewhere(scope) or self.application)(scope, receive, send)
+            application = self.elsewhere(scope)
+            if application is not None and scope["type"] == "websocket":
+                receive = lighter(receive, send)
+            return await (application or self.application)(scope, receive, send)
         handover, application = Handover(), self.application
         if self.admission is not None and self.admission.takes(scope):
             application = self.admission

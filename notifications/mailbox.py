@@ -1,7 +1,7 @@
-"""What comes in, on daphne: for each event stream a queue that costs nothing while it is empty.
+"""What comes in, on daphne: for each connection a queue that costs nothing while it is empty.
 
 Daphne gives every application an ``asyncio.Queue``: four double-ended queues, three of which are hardly ever used, with
-room for sixty-four entries each. That is 3 KiB of each event stream, for the one message that says that it is over.
+room for sixty-four entries each. That is 3 KiB of each open stream, for the one message that says that it is over.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .settings import conf
 
 __all__ = ["Mailbox", "lighter"]
 
-OWNER = "daphne.http_protocol.WebRequest"
+OWNERS = ("daphne.http_protocol.WebRequest", "daphne.ws_protocol.WebSocketProtocol")
 
 
 class Mailbox:
@@ -69,7 +69,7 @@ def lighter(
     """
     owner: Any = owner_of(send)
     queue: Any = getattr(receive, "__self__", None)
-    if not conf.direct_writes or f"{type(owner).__module__}.{type(owner).__qualname__}" != OWNER:
+    if not conf.direct_writes or f"{type(owner).__module__}.{type(owner).__qualname__}" not in OWNERS:
         return receive
     if type(queue) is not asyncio.Queue or queue.maxsize or getattr(owner, "application_queue", owner) is not queue:
         return receive  # Something between the server and here wants to see what comes.

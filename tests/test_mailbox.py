@@ -75,8 +75,9 @@ def connection(kind: Any) -> tuple[Any, asyncio.Queue[Any], Any]:
     return owner, queue, partial(Server.handle_reply, owner)
 
 
-async def test_daphne_s_queue_is_replaced_with_what_waits_in_it() -> None:
-    owner, queue, send = connection(WebRequest)
+@pytest.mark.parametrize("kind", [WebRequest, WebSocketProtocol])
+async def test_daphne_s_queue_is_replaced_with_what_waits_in_it(kind: type) -> None:
+    owner, queue, send = connection(kind)
     queue.put_nowait("before")
     receive = lighter(queue.get, send)
     owner.application_queue.put_nowait("after")
@@ -94,9 +95,6 @@ async def test_anything_else_stays_as_it_is() -> None:
     other = asyncio.Queue[Any]()
     assert lighter(other.get, send) == other.get
     assert lighter(queue.get, receive) == queue.get  # Another server.
-    socket, its_queue, its_send = connection(WebSocketProtocol)
-    assert lighter(its_queue.get, its_send) == its_queue.get
-    assert socket.application_queue is its_queue
     with override_settings(NOTIFICATIONS={"DIRECT_WRITES": False}):
         assert lighter(queue.get, send) == queue.get
     owner.application_queue = None

@@ -80,8 +80,10 @@ def worker(site: Site, house: House) -> Worker:
 
 @pytest.fixture
 def server(site: Site, house: House) -> Iterator[AsgiServer]:
-    """The server, which a test may stop."""
+    """The server, which a test may stop. What it wrote meanwhile is shown with a test that fails."""
+    before = len(house.server.log)
     yield house.server
+    print(house.server.log[before:][-8000:])
     if not house.server.running:
         house.server.start()
 

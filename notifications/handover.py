@@ -114,7 +114,7 @@ class Admitting(Protocol):
 
 
 class StreamHandover:
-    """ASGI middleware around Django's application; everything but accepted streams passes through untouched.
+    """ASGI middleware around Django's application; everything but streams passes through untouched.
 
     :param admission: asked instead of ``application`` about the requests that it takes.
     :param elsewhere: returns what takes a scope that is not HTTP instead; None: ``application`` does.

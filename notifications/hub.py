@@ -1,9 +1,8 @@
 """The hub: one per process and event loop, between the channel layer and the connections (design: idea 3).
 
 It holds one channel of the layer, joins a group when the first local connection needs a topic and leaves some seconds
-after the last has gone, brings each connection from where its client is to where the log is, and asks again and again
-who may still read. It knows no model; what it needs from the database it asks of a
-:class:`~notifications.follower.Log`.
+after the last has gone, lets connections in, and asks again and again who may still read. It knows no model; what it
+needs from the database it asks of a :class:`~notifications.follower.Log`.
 
 =============  ======================================================================================================
 task           what it does
@@ -24,7 +23,7 @@ import logging
 import random
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -32,13 +31,13 @@ from django.dispatch import Signal
 
 from . import doorbell
 from .batch import Batch
-from .cursor import InvalidCursor, Position, parse_cursor
 from .follower import Follower, Log
 from .link import Link
+from .replay import place_in, positions_of
 from .rhythm import Rhythm
 from .settings import conf
 from .signals import hub_changed, stream_closed, stream_opened, tell
-from .subscription import LiveEvent, Mark, Subscription, TopicState
+from .subscription import LiveEvent, Subscription, TopicState
 from .turns import Turns
 
 __all__ = ["AccessUnknown", "Hub", "HubFull", "Log", "NotAuthorized"]
@@ -144,7 +143,7 @@ class Hub:
         return await self._sessions.get(session)
 
     async def enter(self, principal: Any, *, transport: str, cursor: str | None = None) -> Subscription:
-        """Let a connection in; it is not live yet, :meth:`replay` makes it so. Whoever calls this calls :meth:`leave`.
+        """Let a connection in; it is not live yet, a replay makes it so. Whoever calls this calls :meth:`leave`.
 
         :param principal: whom the connection acts for (:class:`notifications.access.Principal`).
         :param cursor: where its client is; None: everything up to now is known to it.
@@ -154,7 +153,7 @@ class Hub:
         :raises TimeoutError: if the database does not answer.
         """
         self._check_room()
-        positions, malformed = self._parse(cursor)
+        positions, malformed = positions_of(cursor)
         access = await self._authorizations.get(principal)
         if access is None:
             raise NotAuthorized
@@ -180,7 +179,7 @@ class Hub:
             # Again: others entered while this one waited, or the process began to stop.
             self._check_room()
             for state in states:
-                subscription.marks[state] = self._mark(state, positions, access.since.get(state.name, 0))
+                subscription.marks[state] = place_in(state, positions, access.since.get(state.name, 0))
                 state.subscriptions[subscription] = None
             self._enter(subscription)
         except BaseException:
@@ -198,29 +197,6 @@ class Hub:
         self._forget(subscription, list(subscription.marks))
         reason = subscription.ended.reason if subscription.ended else "disconnect"
         self._tell(stream_closed, subscription, reason=reason)
-
-    @staticmethod
-    def _parse(cursor: str | None) -> tuple[dict[int, Position] | None, bool]:
-        """Return the positions, and whether the text was no cursor: its client begins now, after one reset."""
-        if cursor is None:
-            return None, False
-        try:
-            return parse_cursor(cursor), False
-        except InvalidCursor:
-            return None, True
-
-    @staticmethod
-    def _mark(state: TopicState, positions: dict[int, Position] | None, since: int) -> Mark:
-        """Return where a client begins in a topic; what it may not read counts as read (it is clamped to ``since``)."""
-        if positions is None or state.id is None:
-            return state.here()
-        since = min(since, state.seen)
-        position = positions.get(state.id)
-        if position is None:  # Made before the topic was, or before this user could read it.
-            return Mark(state.id, state.epoch, since)
-        if position.epoch == state.epoch:
-            return Mark(state.id, state.epoch, max(position.seq, since))
-        return Mark(state.id, position.epoch, position.seq)
 
     @property
     def full(self) -> bool:
@@ -262,62 +238,6 @@ class Hub:
 
     async def _authorize_all(self, principals: list[Any]) -> dict[Any, Any]:
         return await self.log.authorize(principals)
-
-    # ---------------------------------------------------------------- replay: the one recovery rule
-
-    async def replay(self, subscription: Subscription) -> AsyncIterator[list[LiveEvent | tuple[TopicState, str]]]:
-        """Read the log from where this client is until it has all that the hub has seen; it is live afterwards.
-
-        Yields lists of events, and ``(topic, reason)`` where the client must fetch its inbox again instead.
-        The subscription's marks have moved when a list is yielded.
-        """
-        while True:
-            behind = [state for state, mark in subscription.marks.items() if not self._current(state, mark)]
-            if not behind:
-                # No await since the comparison: nothing can have been handed out in between.
-                subscription.live = True
-                return
-            for state in behind:
-                if subscription.ended is not None:
-                    return
-                yield await self._catch_up(subscription, state)
-
-    @staticmethod
-    def _current(state: TopicState, mark: Mark) -> bool:
-        return mark.seq == state.seen and mark.epoch == state.epoch
-
-    async def _catch_up(
-        self, subscription: Subscription, state: TopicState
-    ) -> list[LiveEvent | tuple[TopicState, str]]:
-        mark = subscription.marks[state]
-        if not mark.epoch and mark.seq == state.seen:  # The topic was born meanwhile, and has nothing yet.
-            subscription.marks[state] = state.here()
-            return []
-        if (mark.epoch and mark.epoch != state.epoch) or mark.seq > state.seen:
-            # The client knows more than this process does, or lives in another epoch: the log decides.
-            await self.follower.refresh(state)
-            if mark.epoch and mark.epoch != state.epoch:
-                subscription.marks[state] = state.here()
-                return [(state, "epoch")]
-            if mark.seq > state.seen:
-                subscription.marks[state] = state.here()
-                return [(state, "ahead")]
-            return []
-        if state.seen - mark.seq > conf.replay_events:
-            # To fetch the inbox is less work for everybody, and all that a person would look at.
-            subscription.marks[state] = state.here()
-            return [(state, "floor")]
-        read = await self.follower.events_after(state, mark.seq)
-        if read is None:  # A new epoch came in while we read; look again.
-            return []
-        events = [event for event in read if event.seq <= state.seen]
-        if not events or events[0].seq != mark.seq + 1:
-            if subscription.marks[state].seq >= state.seen:
-                return []
-            subscription.marks[state] = state.here()
-            return [(state, "floor")]
-        subscription.marks[state] = events[-1].mark
-        return list(events)
 
     # ---------------------------------------------------------------- the link to the layer
 

@@ -54,6 +54,8 @@ TOPIC_FIELDS, EVENT_FIELDS = ("id", "name", "epoch", "head", "floor"), ("id", "t
 LOCKING_MODES = ("IMMEDIATE", "EXCLUSIVE")
 #: A drain's UPDATE and its COMMIT are this far apart at most; the safety poll looks back by as much.
 OVERLAP = timedelta(seconds=10)
+#: After so long without anything new it does not look back any more.
+QUIET = timedelta(minutes=1)
 
 
 class Head(NamedTuple):
@@ -66,7 +68,7 @@ class Head(NamedTuple):
 
 
 class Look(NamedTuple):
-    """A look at which topics advanced, by the database's clock: when that was, and when the last of them did."""
+    """A look at which topics advanced, by the database's clock: when the last of them did, and when we looked."""
 
     latest: datetime
     at: datetime
@@ -251,9 +253,9 @@ def read(topic: str, after: int, limit: int) -> list[LogEvent]:
 def advanced(look: Look | None) -> tuple[list[Head], Look | None]:
     """Return the topics that advanced since ``look``, and this look, for the next call; None: since now.
 
-    Looks back a little further, so that a commit that took its time is not passed over. If what had advanced last is
-    not there any more, this is not the log it was (an older copy was restored): the look returned is then None.
-    One query while all is quiet, else two.
+    Looks back further, so that a commit that took its time is not passed over. If nothing is as new as what had
+    advanced last, this is not the log it was (an older copy was restored), or the database's clock was set back: the
+    look returned is then None. One query when all has been quiet for a minute, else two.
     """
     topics = Topic.objects.using(database())
     newest = topics.order_by("-advanced_at").values_list("advanced_at", Now()).first()
@@ -262,10 +264,10 @@ def advanced(look: Look | None) -> tuple[list[Head], Look | None]:
         return [], now
     if now is None or now.latest < look.latest:
         return [], None
-    if now.latest == look.latest < look.at - OVERLAP <= now.at - OVERLAP:
-        return [], now  # Whatever was committed since then would be newer.
+    if now.latest == look.latest < look.at - QUIET and look.at <= now.at:
+        return [], now
     # Without the time of each: to make thousands of those takes longer than all the rest.
-    since = Least(Value(look.at, DateTimeField()), Now()) - OVERLAP
+    since = Least(Value(min(look.latest, look.at), DateTimeField()), Now()) - OVERLAP
     rows = topics.filter(advanced_at__gt=since).values_list("name", "id", "epoch", "head")
     return [Head(*row) for row in rows], now
 

@@ -1,4 +1,4 @@
-"""What comes in, on daphne: for each connection a queue that costs nothing while it is empty.
+"""What comes in, on daphne: for each open stream a queue that costs nothing while it is empty.
 
 Daphne gives every application an ``asyncio.Queue``: four double-ended queues, three of which are hardly ever used, with
 room for sixty-four entries each. That is 3 KiB of each open stream, for the one message that says that it is over.

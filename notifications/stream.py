@@ -17,6 +17,7 @@ from .access import is_for
 from .envelope import Frame, bye, control
 from .hub import Hub, NotAuthorized
 from .reader import Reader
+from .replay import replay
 from .settings import conf
 from .subscription import LiveEvent, Subscription
 
@@ -99,7 +100,7 @@ async def _frames(hub: Hub, subscription: Subscription, unread: int | None) -> A
             try:
                 if taken := subscription.take():
                     yield taken
-                async for found in hub.replay(subscription):
+                async for found in replay(hub.follower, subscription):
                     wanted = [item for item in found if subscription.wants(item)]
                     if wanted and subscription.ended is None:
                         yield [_frame(subscription, item) for item in wanted]

@@ -16,22 +16,29 @@ from notifications.subscription import Port
 #: Longer than a server takes to empty its buffers, with a client that reads.
 A_MOMENT = 0.2
 
-LAST: list[str] = []
+#: The type of the last message that came by ``/mailbox``.
+last = ""
 
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    global last
     lightened = receive
     if scope["type"] in ("http", "websocket"):
         lightened = lighter(receive, send)
         await lightened()
     if scope.get("path") == "/mailbox":
         # Whether it was recognised; and that the client's end comes by it.
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"%d" % (lightened != receive), "more_body": True})
-        LAST.append((await lightened())["type"])
+        recognised = str(int(lightened != receive))
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "text": recognised})
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": recognised.encode(), "more_body": True})
+        last = (await lightened())["type"]
     elif scope.get("path") == "/last":
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": "".join(LAST).encode()})
+        await send({"type": "http.response.body", "body": last.encode()})
     elif scope["type"] == "http":
         await body(send)
     elif scope["type"] == "websocket":

@@ -136,15 +136,15 @@ class FakeLog:
         await self._called("read", [(topic, after)])
         return answer
 
-    async def advanced(self, mark: datetime | None) -> tuple[list[Head], datetime | None]:
-        await self._called("advanced", [mark])
+    async def advanced(self, look: datetime | None) -> tuple[list[Head], datetime | None]:
+        await self._called("advanced", [look])
         latest = max((topic.advanced_at for topic in self.topics.values()), default=None)
-        if mark is None:
+        if look is None or look == latest:
             return [], latest
         heads = [
             Head(name, topic.id, topic.epoch, topic.head)
             for name, topic in self.topics.items()
-            if topic.advanced_at > mark - timedelta(seconds=10)
+            if topic.advanced_at > look - timedelta(seconds=10)
         ]
         return heads, latest
 

@@ -12,7 +12,9 @@ from daphne.http_protocol import WebRequest
 from daphne.server import Server
 from daphne.ws_protocol import WebSocketProtocol
 from django.test import override_settings
+from websockets.asyncio.client import connect
 
+from notifications.handover import StreamHandover
 from notifications.mailbox import Mailbox, lighter
 from tests.servers import AsgiServer
 
@@ -102,6 +104,21 @@ async def test_anything_else_stays_as_it_is() -> None:
     assert owner.application_queue is None
 
 
+@pytest.mark.parametrize(("answered", "kind"), [(True, Mailbox), (False, asyncio.Queue)])
+async def test_wrapper_replaces_it_for_the_websockets_that_it_answers(answered: bool, kind: type) -> None:
+    owner, queue, send = connection(WebSocketProtocol)
+    queue.put_nowait("connect")
+    heard = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        heard.append(await receive())
+
+    wrapper = StreamHandover(application, elsewhere=lambda scope: application if answered else None)
+    await wrapper({"type": "websocket"}, queue.get, send)
+    assert heard == ["connect"]
+    assert type(owner.application_queue) is kind
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize(("kind", "replaced"), [("daphne", "1"), ("uvicorn", "0")])
 async def test_client_s_end_comes_by_the_mailbox(kind: Literal["daphne", "uvicorn"], replaced: str) -> None:
@@ -109,8 +126,16 @@ async def test_client_s_end_comes_by_the_mailbox(kind: Literal["daphne", "uvicor
         async with httpx.AsyncClient(base_url=server.url, timeout=20) as client:
             async with client.stream("GET", "/mailbox") as response:
                 assert await anext(response.aiter_text()) == replaced, "daphne is not recognised any more"
-            for _ in range(200):
-                if (await client.get("/last")).text == "http.disconnect":
-                    return
-                await asyncio.sleep(0.05)
-            pytest.fail("the client's end was not told")
+            await told(client, "http.disconnect")
+            async with connect(f"{server.websocket_url}/mailbox") as websocket:
+                assert await websocket.recv() == replaced, "daphne is not recognised any more"
+            await told(client, "websocket.disconnect")
+
+
+async def told(client: httpx.AsyncClient, message: str) -> None:
+    """Wait until the last thing that the application heard is this."""
+    for _ in range(200):
+        if (await client.get("/last")).text == message:
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail(f"{message} was not told")

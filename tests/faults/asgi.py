@@ -30,7 +30,7 @@ import django.utils.timezone  # noqa: E402
 from django.db.backends.signals import connection_created  # noqa: E402
 
 import notifications.asgi  # noqa: E402
-from notifications import doorbell, handover, hub, link, reader, stream, subscription  # noqa: E402
+from notifications import doorbell, handover, hub, link, reader, replay, stream, subscription  # noqa: E402
 from notifications.envelope import Envelope  # noqa: E402
 
 wrapped = notifications.asgi.wrap(django_application)
@@ -127,8 +127,8 @@ for place, owner, attribute in (
     ("heads", reader.Reader, "heads"),
     ("read", reader.Reader, "read"),
     ("unread", reader.Reader, "unread"),
-    ("replay", hub.Hub, "replay"),
-    ("catch up", hub.Hub, "_catch_up"),
+    ("replay", stream, "replay"),
+    ("catch up", replay, "_catch_up"),
     ("wait", subscription.Subscription, "wait"),
     ("take", subscription.Subscription, "take"),
     ("encode", handover, "encode_frames"),

@@ -61,7 +61,7 @@ MUTATIONS = (
     ),
     Mutation(
         "cursor clamp",
-        "notifications/hub.py",
+        "notifications/replay.py",
         "max(position.seq, since)",
         "position.seq",
         f"{CORE}::test_forged_cursor_begins_where_its_user_joined",

@@ -20,6 +20,7 @@ from notifications.access import Access, Principal
 from notifications.cursor import Position, parse_cursor
 from notifications.hub import Hub
 from notifications.log import Head, LogEvent
+from notifications.replay import replay
 from tests.faults.cluster import Cluster
 from tests.servers import Site
 
@@ -65,9 +66,9 @@ class MemoryLog:
         self.reads += 1
         return [event for event in self.events[topic] if event.seq > after][:limit]
 
-    async def advanced(self, mark: datetime | None) -> tuple[Sequence[Any], datetime | None]:
+    async def advanced(self, look: datetime | None) -> tuple[Sequence[Any], datetime | None]:
         now = datetime.now(UTC)
-        if mark is None or self.back:
+        if look is None or self.back:
             return [], None if self.back else now
         return [self.head(name) for name in self.events], now
 
@@ -106,7 +107,7 @@ async def reading(hub: Hub, cursor: str | None = None) -> AsyncIterator[list[Any
         try:
             while subscription.ended is None:
                 if not subscription.live:
-                    async for found in hub.replay(subscription):
+                    async for found in replay(hub.follower, subscription):
                         got.extend(item[1] if isinstance(item, tuple) else item.seq for item in found)
                 got.extend(event.seq for event in subscription.queue)
                 subscription.take()

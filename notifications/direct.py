@@ -17,7 +17,6 @@ daphne   an answer in chunks, without TLS             without compression and TL
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -155,43 +154,26 @@ class Frames:
 
 # --- uvicorn
 
-#: Transports whose socket takes just the bytes that they are given: no TLS.
-PLAIN = ("uvloop.loop.TCPTransport", "uvloop.loop.UnixTransport", "asyncio.selector_events._SelectorSocketTransport")
-
 
 class UvicornPort:
-    """A transport of asyncio's or uvloop's, or the socket below it.
+    """A transport of asyncio's (or uvloop's).
 
     While nothing waits in it, uvicorn's ``send()`` would not wait either; and it is closing from the moment at which
     the client has gone or said that it goes, or uvicorn ends the connection. Of all else that ``send()`` looks at, the
     application itself is the cause, and a stream that has ended is not written to any more.
-
-    uvloop keeps what it is given until the end of the loop's turn: with a thousand connections their bytes have left
-    the processor's cache by then. So they go to the socket at once.
     """
 
-    __slots__ = ("_socket", "_transport")
+    __slots__ = ("_transport",)
 
     def __init__(self, transport: Any) -> None:
         _ask(transport, "write", "is_closing", "get_write_buffer_size")
         self._transport = transport
-        plain = f"{type(transport).__module__}.{type(transport).__qualname__}" in PLAIN
-        #: Its number; it is the transport's until that says that it is closing.
-        self._socket: int | None = transport.get_extra_info("socket").fileno() if plain else None
 
     def write(self, data: bytes) -> bool:
         transport = self._transport
-        if transport.is_closing() or transport.get_write_buffer_size():
+        if transport.get_write_buffer_size() or transport.is_closing():
             return False
-        if self._socket is None:
-            transport.write(data)
-            return True
-        try:
-            written = os.write(self._socket, data)
-        except OSError:
-            return False  # Full, or lost: what comes of it is the server's business.
-        if written < len(data):
-            transport.write(data[written:])
+        transport.write(data)
         return True
 
 

@@ -68,10 +68,16 @@ class Head(NamedTuple):
 
 
 class Look(NamedTuple):
-    """A look at which topics advanced, by the database's clock: when the last of them did, and when we looked."""
+    """A look at which topics advanced, by the database's clock.
+
+    :ivar latest: when the last of them did.
+    :ivar at: when we looked.
+    :ivar changed: when we first saw ``latest``.
+    """
 
     latest: datetime
     at: datetime
+    changed: datetime
 
 
 class LogEvent(NamedTuple):
@@ -259,13 +265,15 @@ def advanced(look: Look | None) -> tuple[list[Head], Look | None]:
     """
     topics = Topic.objects.using(database())
     newest = topics.order_by("-advanced_at").values_list("advanced_at", Now()).first()
-    now = None if newest is None else Look(*newest)
+    now = None if newest is None else Look(newest[0], newest[1], changed=newest[1])
     if look is None:
         return [], now
     if now is None or now.latest < look.latest:
         return [], None
-    if now.latest == look.latest < look.at - QUIET and look.at <= now.at:
-        return [], now
+    if now.latest == look.latest:
+        now = now._replace(changed=look.changed)
+        if look.changed < look.at - QUIET and look.at <= now.at:
+            return [], now
     # Without the time of each: to make thousands of those takes longer than all the rest.
     since = Least(Value(min(look.latest, look.at), DateTimeField()), Now()) - OVERLAP
     rows = topics.filter(advanced_at__gt=since).values_list("name", "id", "epoch", "head")

@@ -1,7 +1,7 @@
 """The same stream for those who can only ask: what happened since the cursor, as one answer.
 
 Reads the log directly, because it must work where no hub can run (under WSGI). The rules are the ones of
-:meth:`notifications.hub.Hub.replay`; the contract tests hold both to them.
+:func:`notifications.replay.replay`; the contract tests hold both to them.
 """
 
 from __future__ import annotations

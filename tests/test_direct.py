@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
-from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -25,7 +23,6 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.asyncio.client import connect
 
-from notifications import direct
 from notifications.direct import body_port, frame_port, spread_pings
 from notifications.envelope import Envelope
 from notifications.subscription import Port
@@ -286,67 +283,6 @@ async def test_compressed_socket_is_left_to_send() -> None:
     socket.close()
 
 
-# --- Past the transport, to its socket
-
-
-@pytest.fixture
-def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Answer, socket.socket]]:
-    """An answer of uvicorn's on a connection, and the client's end of that."""
-    monkeypatch.setattr(direct, "PLAIN", (f"{Transport.__module__}.{Transport.__qualname__}",))
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        theirs.settimeout(5)
-        answer = Answer()
-        answer.transport._extra["socket"] = ours
-        yield answer, theirs
-
-
-async def test_plain_connection_is_written_to_at_once(pair: tuple[Answer, socket.socket]) -> None:
-    answer, client = pair
-    port = await begun(answer)
-    assert port.write(b"now")
-    assert client.recv(10) == b"now"
-    assert not answer.transport.take()
-
-
-async def test_what_a_socket_does_not_take_is_the_transport_s(pair: tuple[Answer, socket.socket]) -> None:
-    answer, client = pair
-    port = await begun(answer)
-    large = bytes(range(256)) * 40_000
-    assert port.write(large)
-    rest = answer.transport.take()
-    assert 0 < len(rest) < len(large)
-    assert not port.write(b"more")  # Full: nothing of it is written.
-    got = b""
-    while len(got) < len(large) - len(rest):
-        got += client.recv(1 << 20)
-    assert got + rest == large
-    assert port.write(b"again")
-    assert client.recv(10) == b"again"
-
-
-async def test_connection_that_is_lost_is_left_to_send(pair: tuple[Answer, socket.socket]) -> None:
-    answer, client = pair
-    port = await begun(answer)
-    client.close()
-    assert not port.write(b"x")
-    assert not answer.transport.take()
-
-
-async def test_bytes_are_not_put_below_tls() -> None:
-    answer = Answer()
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        answer.transport._extra["socket"] = ours
-        port = await begun(answer)
-        theirs.setblocking(False)
-        assert port.write(b"x")
-        assert answer.transport.take() == b"x"
-        with pytest.raises(BlockingIOError):
-            theirs.recv(1)
-
-
 # --- Pings
 
 
@@ -391,9 +327,9 @@ async def test_pings_stay_as_they_are_where_nothing_is_recognised_or_wanted() ->
 
 def test_daphne_s_pings_are_spread() -> None:
     sockets: list[Any] = [WebSocketProtocol() for _ in range(30)]
-    for each in sockets:
-        each.last_ping, each.server = 1000.0, SimpleNamespace(ping_interval=20)
-        spread_pings(partial(Server.handle_reply, each))
+    for socket in sockets:
+        socket.last_ping, socket.server = 1000.0, SimpleNamespace(ping_interval=20)
+        spread_pings(partial(Server.handle_reply, socket))
     assert all(980 <= socket.last_ping <= 1000 for socket in sockets)
     assert len({int(socket.last_ping) for socket in sockets}) > 5
     other: Any = WebSocketProtocol()  # Another version, that has none of it.

@@ -335,6 +335,29 @@ def test_advanced_finds_a_commit_that_took_ever_so_long_while_nothing_else_came(
     assert ("late", 2) in advanced_since(before)
 
 
+def test_advanced_finds_what_was_held_up_together_and_seen_one_after_the_other() -> None:
+    append("late", "last")
+    then = timezone.now() - timedelta(minutes=5)
+    for topic in ("late", "last"):
+        advance(topic, then)
+    look = first_look()
+    Topic.objects.filter(name="late").update(head=2, advanced_at=then - timedelta(seconds=3))
+    for _ in range(2):
+        heads, later = log.advanced(look)
+        assert ("late", 2) in {(head.name, head.seq) for head in heads}
+        assert later is not None
+        look = later
+
+
+def test_advanced_looks_back_from_the_last_look_when_the_newest_is_of_the_future() -> None:
+    append("late", "last")
+    now = timezone.now()
+    advance("last", now + timedelta(hours=1))
+    look = first_look()._replace(at=now - timedelta(seconds=30))
+    Topic.objects.filter(name="late").update(head=2, advanced_at=now - timedelta(seconds=20))
+    assert ("late", 2) in advanced_since(look)
+
+
 def test_advanced_forgets_what_is_long_ago() -> None:
     append("old", "new")
     advance("old", timezone.now() - timedelta(minutes=5))
@@ -346,11 +369,13 @@ def test_advanced_asks_once_when_all_is_quiet() -> None:
     advance("older", timezone.now() - timedelta(seconds=62))
     advance("last", timezone.now() - timedelta(seconds=61))
     look = first_look()
+    assert ("last", 1) in advanced_since(look)  # What was held up as long as that one may still come.
+    look = look._replace(changed=look.at - timedelta(seconds=61))
     for _ in range(2):
         with CaptureQueriesContext(connection) as captured:
             heads, later = log.advanced(look)
         assert len(captured.captured_queries) == 1
-        assert heads == [] and later is not None and later.latest == look.latest
+        assert heads == [] and later is not None and later.latest == look.latest and later.changed == look.changed
         look = later
     append("older")
     assert ("older", 2) in advanced_since(look)

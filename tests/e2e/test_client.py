@@ -141,6 +141,7 @@ async def test_leader_closed_while_200_are_published_loses_and_doubles_nothing(
         await heard(page, ids, within=30)
     # All may have been heard before the second went; then another has yet to lead, and to open its stream.
     await eventually(lambda: leaders(pages[2:]), lambda count: count == 1)
+    await asyncio.gather(*[state(page, lambda state: state["readyState"] == 1) for page in pages[2:]])
     await eventually(streams(proxy), lambda count: count == 1)
 
 

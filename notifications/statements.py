@@ -21,10 +21,18 @@ __all__ = ["Statement", "among", "fetch", "run", "update_of"]
 #: Returns the query for some values; those must be all its parameters, in the order in which SQL has them.
 Statement = Callable[..., Query]
 
-#: How a database makes rows of the texts in a JSON array.
-ROWS_OF = {
-    "postgresql": "SELECT json_array_elements_text(%s::json)",
-    "sqlite": "SELECT value FROM json_each(%s)",
+
+def _array(texts: list[str]) -> str:
+    """Return PostgreSQL's text for an array; one that its driver makes takes longer than all the rest."""
+    quoted = [text.replace("\\", "\\\\").replace('"', '\\"') for text in texts]
+    return '{"' + '","'.join(quoted) + '"}'
+
+
+#: How a database makes rows of the texts in one parameter, and what makes that of them. PostgreSQL is to know how many
+#: there are, which it does of an array, not of JSON: taking one text for a hundred, it reads a table from end to end.
+ROWS_OF: dict[str, tuple[str, Callable[[list[str]], str]]] = {
+    "postgresql": ("SELECT unnest(%s::text[])", _array),
+    "sqlite": ("SELECT value FROM json_each(%s)", json.dumps),
 }
 
 _known: dict[tuple[str, str, Statement], str] = {}
@@ -53,8 +61,10 @@ def update_of(rows: QuerySet[Any], **fields: Any) -> Query:
 def among(texts: Iterable[str], using: str) -> Any:
     """Return what to compare a text field with by ``__in``: one parameter for all; on other databases one for each."""
     texts = list(texts)
-    rows_of = ROWS_OF.get(connections[using].vendor)
-    return RawSQL(rows_of, [json.dumps(texts)]) if texts and rows_of is not None else texts
+    if not texts or (vendor := connections[using].vendor) not in ROWS_OF:
+        return texts
+    rows, parameter = ROWS_OF[vendor]
+    return RawSQL(rows, [parameter(texts)])
 
 
 def _written(using: str, statement: Statement, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:

@@ -6,6 +6,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from django.db import connection
 from django.db.models import F, Value
 from django.db.models.sql import Query
 
@@ -63,7 +64,7 @@ def test_connection_is_asked_as_by_the_orm(django_assert_num_queries: Any) -> No
 
 # --- One parameter for all
 
-STRANGE = ["", "a", "a", "B", 'quo"ted', "back\\slash", "it's", "100%", "é", "\U0001f514", "[1]", "%s"]
+STRANGE = ["", "a", "a", "B", 'quo"ted', "back\\slash", "it's", "100%", "é", "\U0001f514", "[1]", "%s", "{a,b}", "NULL", " c "]
 
 
 def test_texts_are_found_whatever_is_in_them() -> None:
@@ -76,6 +77,15 @@ def test_texts_are_one_parameter() -> None:
     sql, parameters = Topic.objects.filter(name__in=among(map(str, range(1000)), "default")).query.sql_with_params()
     assert len(parameters) == 1
     assert len(sql) < 1000
+
+
+def test_one_text_of_thousands_is_looked_up() -> None:
+    Topic.objects.bulk_create(Topic(name=f"topic:{number}") for number in range(5000))
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    plan = Topic.objects.filter(name__in=among(["topic:7"], "default")).explain()
+    assert "Index" in plan or "SEARCH notifications_topic USING" in plan
+    assert "Seq Scan on notifications_topic" not in plan
 
 
 def test_no_texts_are_no_query(django_assert_num_queries: Any) -> None:

@@ -64,7 +64,8 @@ def test_connection_is_asked_as_by_the_orm(django_assert_num_queries: Any) -> No
 
 # --- One parameter for all
 
-STRANGE = ["", "a", "a", "B", 'quo"ted', "back\\slash", "it's", "100%", "é", "\U0001f514", "[1]", "%s", "{a,b}", "NULL", " c "]
+STRANGE = ["", "a", "a", "B", 'quo"ted', "back\\slash", "it's", "100%"]
+STRANGE += ["é", "\U0001f514", "[1]", "%s", "{a,b}", "NULL", " c "]
 
 
 def test_texts_are_found_whatever_is_in_them() -> None:

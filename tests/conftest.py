@@ -142,17 +142,20 @@ class MakeSite(Protocol):
 @pytest.fixture(scope="session")
 def site_template(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str, str], Site]:
-    """A function that returns the migrated site which the sites of tests are copies of; each is prepared once."""
+) -> Callable[[str, str], Site]:
+    """A function that returns the migrated site which the sites of tests are copies of; each is prepared once.
+
+    Its application is the demo's: what the servers of a copy serve has nothing to do with the database.
+    """
     templates: dict[tuple[str, str], Site] = {}
 
-    def template(database: str, settings: str, app: str) -> Site:
+    def template(database: str, settings: str) -> Site:
         if (database, settings) not in templates:
             if database == "sqlite":
                 url = f"sqlite:///{tmp_path_factory.mktemp('template') / 'site.sqlite3'}"
             else:
                 url = request.getfixturevalue("postgres_server").create_database()
-            site = Site(url, settings=settings, app=app)
+            site = Site(url, settings=settings)
             site.prepare()
             templates[database, settings] = site
         return templates[database, settings]
@@ -167,9 +170,7 @@ def copy_sqlite(source: str, target: str) -> None:
 
 
 @pytest.fixture
-def make_site(
-    request: pytest.FixtureRequest, tmp_path: Path, site_template: Callable[[str, str, str], Site]
-) -> MakeSite:
+def make_site(request: pytest.FixtureRequest, tmp_path: Path, site_template: Callable[[str, str], Site]) -> MakeSite:
     """Return a function that makes a site with a fresh database, the five users and their sessions.
 
     ``redis`` is False for the in-memory layer, True for :func:`redis_server`, or the URL of another.
@@ -183,7 +184,7 @@ def make_site(
         app: str = "project.asgi:application",
         **environment: str,
     ) -> Site:
-        template = site_template(database, settings, app)
+        template = site_template(database, settings)
         if database == "sqlite":
             url = f"sqlite:///{tmp_path / f'site-{len(list(tmp_path.iterdir()))}.sqlite3'}"
             copy_sqlite(template.database_url.removeprefix("sqlite:///"), url.removeprefix("sqlite:///"))

@@ -57,8 +57,8 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(site_template: Callable[[str, str, str], Site], tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    template = site_template("sqlite", "project.settings", "project.asgi:application")
+def house(site_template: Callable[[str, str], Site], tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    template = site_template("sqlite", "project.settings")
     url = f"sqlite:///{tmp_path_factory.mktemp('house') / 'site.sqlite3'}"
     copy_sqlite(template.database_url.removeprefix("sqlite:///"), url.removeprefix("sqlite:///"))
     site = template.copy(url)

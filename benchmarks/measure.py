@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from tests.servers import RedisServer, wait_until
 
-from .processes import Database, Lines, Load, MeasuredServer
+from .processes import Database, Lines, Load, MeasuredServer, Stolen
 from .targets import Target
 
 #: Seconds of each part of a run.
@@ -20,6 +20,8 @@ SECONDS = 2.0
 FULL = 1000
 #: Messages of each round whose latency is measured.
 PACED = 60
+#: What other guests of the machine took meanwhile, of what is measured in each round.
+STOLEN = "stolen %"
 #: Messages of one transaction when throughput is measured; two such batches are in flight. django-eventstream holds ten
 #: for each client and, without its storage, loses what is more.
 BATCH = 4
@@ -86,10 +88,12 @@ class Run:
             with self._clients(min(50, self.size)) as self.load:
                 self._warm_up()
             self.load = stack.enter_context(self._clients(self.size))
+            stolen = Stolen()
             result = self._connect()
             result |= self._one_in_flight(seconds)
             if self.size == FULL:
                 result |= self._paced("5 a second", 5, PACED)
+            result |= {STOLEN: stolen.percent()}
             if everything:
                 result |= self._throughput(seconds)
                 rate = result["messages/s"] / 2

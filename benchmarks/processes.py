@@ -46,6 +46,24 @@ def cpu(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)  # CPUCLOCK_SCHED of the process, see clock_getcpuclockid(3).
 
 
+class Stolen:
+    """How much of the processors' time the machine's other guests took (``steal`` in proc(5)) since this was made."""
+
+    def __init__(self) -> None:
+        self._at = self._ticks()
+
+    def percent(self) -> float:
+        """Return it as a percentage of the time of all processors; 0 where the kernel does not tell."""
+        stolen, total = (now - then for now, then in zip(self._ticks(), self._at, strict=True))
+        return 100 * stolen / total if total else 0.0
+
+    @staticmethod
+    def _ticks() -> tuple[int, int]:
+        # user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted as user time, too.
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return ticks[7], sum(ticks)
+
+
 def memory(pid: int) -> int:
     """Return the resident memory of a process, in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import capacity, plots
+from .measure import STOLEN
 
 __all__ = ["claims", "scale_page", "table", "write"]
 
@@ -181,10 +182,12 @@ def page(results: dict[str, Any]) -> str:
     correct = "Every delivery was checked: none lost, none twice, none out of order, none for somebody else."
     if wrong:
         correct = f"**Deliveries lost, doubled, disordered or misdirected:** {wrong}"
+    stolen = max((figure(results, key, STOLEN) or 0.0 for key in results["targets"]), default=0.0)
     parts = [
         BEGIN,
         f"Measured on {about['date']} by `{about['command']}`: {machine['processor']}, {machine['cores']} cores, "
-        f"Linux {machine['kernel']}; load average at the start {about['load average']:.1f}.",
+        f"Linux {machine['kernel']}; load average at the start {about['load average']:.1f}. In the rounds that count, "
+        f"other guests of the machine took at most {stolen:.1f} % of its time.",
         f"{versions}.",
         correct,
         "### 1,000 connections\n\n" + table(results),

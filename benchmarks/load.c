@@ -276,6 +276,7 @@ static void open_next(void) {
     setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
     client->state = CONNECTING;
     client->started = client->acknowledged_at = now();
+    client->unacknowledged = random() % (ACK_BYTES / 2);
     client->head = malloc(HEAD_LIMIT);
     connecting++;
     if (connect(client->fd, (struct sockaddr *)&address, sizeof address) < 0 && errno != EINPROGRESS) die("connect");

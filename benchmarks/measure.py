@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +21,9 @@ SECONDS = 2.0
 FULL = 1000
 #: Messages of each round whose latency is measured.
 PACED = 60
-#: What other guests of the machine took meanwhile, of what is measured in each round.
-STOLEN = "stolen %"
+#: What other guests of the machine took while the parts of a run were measured which are measured again if that is more
+#: than so many per cent, and how often at most.
+STOLEN, STOLEN_MOST, TRIES = "stolen %", 1.0, 4
 #: Messages of one transaction when throughput is measured; two such batches are in flight. django-eventstream holds ten
 #: for each client and, without its storage, loses what is more.
 BATCH = 4
@@ -77,6 +79,7 @@ class Run:
         self.target = target
         self.size = size
         self.wrong: dict[str, int] = {}
+        self.stolen = 0.0
         self.load_command = [str(backstage.load)]
 
     def __call__(self, *, everything: bool, seconds: float = SECONDS) -> dict[str, Any]:
@@ -88,19 +91,31 @@ class Run:
             with self._clients(min(50, self.size)) as self.load:
                 self._warm_up()
             self.load = stack.enter_context(self._clients(self.size))
-            stolen = Stolen()
             result = self._connect()
-            result |= self._one_in_flight(seconds)
+            result |= self._undisturbed(lambda: self._one_in_flight(seconds))
             if self.size == FULL:
-                result |= self._paced("5 a second", 5, PACED)
-            result |= {STOLEN: stolen.percent()}
+                result |= self._undisturbed(lambda: self._paced("5 a second", 5, PACED))
             if everything:
                 result |= self._throughput(seconds)
                 rate = result["messages/s"] / 2
                 result |= self._paced("half load", rate, max(5, int(rate * seconds)))
                 result |= self._direct(3)
-            result |= {"wrong": self.wrong}
+            result |= {STOLEN: self.stolen, "wrong": self.wrong}
             return result
+
+    def _undisturbed(self, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what ``measure`` does in the first of its tries in which the machine was left alone.
+
+        Where none was, that which was disturbed least; whatever was measured in it.
+        """
+        tries: list[tuple[float, dict[str, Any]]] = []
+        while len(tries) < TRIES and not (tries and tries[-1][0] <= STOLEN_MOST):
+            stolen = Stolen()
+            figures = measure()
+            tries.append((stolen.percent(), figures))
+        percent, figures = min(tries, key=itemgetter(0))
+        self.stolen = max(self.stolen, percent)
+        return figures
 
     @property
     def number(self) -> int:

@@ -186,8 +186,8 @@ def page(results: dict[str, Any]) -> str:
     parts = [
         BEGIN,
         f"Measured on {about['date']} by `{about['command']}`: {machine['processor']}, {machine['cores']} cores, "
-        f"Linux {machine['kernel']}; load average at the start {about['load average']:.1f}. In the rounds that count, "
-        f"other guests of the machine took at most {stolen:.1f} % of its time.",
+        f"Linux {machine['kernel']}; load average at the start {about['load average']:.1f}. While CPU per "
+        f"delivery and latency were measured, other guests of the machine took at most {stolen:.1f} % of its time.",
         f"{versions}.",
         correct,
         "### 1,000 connections\n\n" + table(results),

@@ -26,10 +26,7 @@ from .targets import Target, targets
 
 #: So often each server is measured at that size, one server after the other and then again: a machine has better and
 #: worse minutes, and a process more and less fortunate places in memory.
-ROUNDS = 5
-#: A round in which other guests of the machine took more than that (per cent) is followed by one more, up to so many in
-#: all; those that were disturbed least count.
-STOLEN_MOST, ROUNDS_MOST = 1.0, 8
+ROUNDS = 3
 #: What is the median of these rounds.
 MEDIANS = (
     *("CPU us per delivery", "one in flight p50 ms", "5 a second: p50 ms", "5 a second: p99 ms"),
@@ -66,22 +63,19 @@ def run(options: argparse.Namespace) -> int:
                 results["notify"] = publisher.ask("cost", 250, "50.0")["result"]
                 print("notify():", results["notify"], flush=True)
         for target in chosen:
-            sizes_of: dict[str, Any] = {}
-            results["targets"][target.key] = {"name": target.name, "server": target.server, "sizes": sizes_of}
+            found = results["targets"][target.key] = {"name": target.name, "server": target.server, "sizes": {}}
             for size in (size for size in sizes if size <= target.most):
                 try:
                     figures = Run(backstage, target, size)(everything=size == FULL, seconds=options.seconds)
                 except Exception as error:
                     figures = {"error": f"{type(error).__name__}: {error}"}
-                sizes_of[str(size)] = figures
+                found["sizes"][str(size)] = figures
                 print(target.key, size, json.dumps(figures), flush=True)
                 output.write_text(json.dumps(results, indent=1))
-        for _ in range(1, ROUNDS_MOST if FULL in sizes else 1):
+        for _ in range(1, ROUNDS if FULL in sizes else 1):
             for target in chosen:
-                figures = results["targets"][target.key]["sizes"][str(FULL)]
-                if wants_another(figures):
-                    _measure_again(backstage, target, figures, options.seconds)
-                    output.write_text(json.dumps(results, indent=1))
+                _measure_again(backstage, target, results["targets"][target.key]["sizes"][str(FULL)], options.seconds)
+                output.write_text(json.dumps(results, indent=1))
         if scaled:
 
             def tell(name: str, processes: int, figures: dict[str, Any]) -> None:
@@ -109,38 +103,21 @@ def run(options: argparse.Namespace) -> int:
     return 1 if any(key.startswith("notifications") for key in bad) else 0
 
 
-def _rounds(figures: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what was measured in each round; the first of them is the figures themselves."""
-    rounds: list[dict[str, Any]] = figures.setdefault("rounds", [{name: figures[name] for name in (*MEDIANS, STOLEN)}])
-    return rounds
-
-
-def wants_another(figures: dict[str, Any]) -> bool:
-    """Return whether there are too few rounds yet, or too few that were not disturbed."""
-    return "error" not in figures and sum(found[STOLEN] <= STOLEN_MOST for found in _rounds(figures)) < ROUNDS
-
-
 def _measure_again(backstage: Backstage, target: Target, figures: dict[str, Any], seconds: float) -> None:
-    """Measure a server once more, with a process of its own."""
+    """Measure a server once more, with a process of its own, and make ``figures`` the medians; ``rounds`` has all."""
+    if "error" in figures:
+        return
     try:
         found = Run(backstage, target, FULL)(everything=False, seconds=seconds)
     except Exception as error:
-        figures["error"] = f"{type(error).__name__}: {error}"
-        print(target.key, FULL, "again", figures["error"], flush=True)
-        return
+        found = {"error": f"{type(error).__name__}: {error}", "wrong": {}}
+        figures["error"] = found["error"]
     print(target.key, FULL, "again", json.dumps(found), flush=True)
-    add_round(figures, found)
-
-
-def add_round(figures: dict[str, Any], found: dict[str, Any]) -> None:
-    """Make ``figures`` the medians of the rounds that were disturbed least, this one included; ``rounds`` has all."""
-    rounds = _rounds(figures)
-    rounds.append({name: found[name] for name in (*MEDIANS, STOLEN)})
-    counted = sorted(rounds, key=lambda one: max(one[STOLEN], STOLEN_MOST))[:ROUNDS]
+    rounds = figures.setdefault("rounds", {name: [figures[name]] for name in MEDIANS})
     for name in MEDIANS:
-        known = [one[name] for one in counted if one[name] is not None]
-        figures[name] = median(known) if known else None
-    figures[STOLEN] = max(one[STOLEN] for one in counted)
+        rounds[name].append(found.get(name))
+        figures[name] = median(known) if (known := [value for value in rounds[name] if value is not None]) else None
+    figures[STOLEN] = max(figures[STOLEN], found.get(STOLEN, 0.0))
     for name, number in found["wrong"].items():
         figures["wrong"][name] = figures["wrong"].get(name, 0) + number
 

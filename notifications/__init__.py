@@ -1,13 +1,17 @@
 """Live notifications for Django sites: ``notify(user, "Your order shipped")``, and every open browser shows it.
 
-The names below are the public surface. They are loaded when they are first used, so that this package can be imported
-before Django's apps are ready.
+The names below are the public surface. They are loaded when they are first used, so that this package, and any of them,
+can be imported before Django's apps are ready.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import markcoroutinefunction
+from django.apps import apps as registry  # Not "apps", which is a module of this package.
 
 if TYPE_CHECKING:
     from .binding import notify_on
@@ -42,11 +46,26 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if not registry.apps_ready and _HOMES[name] != "signals":
+        return _later(name)
+    value = globals()[name] = _load(name)
+    return value
+
+
+def _load(name: str) -> Any:
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def _later(name: str) -> Callable[..., Any]:
+    """Return what calls the function of that name, for a module that wants it before there may be models."""
+
+    def later(*args: Any, **kwargs: Any) -> Any:
+        return _load(name)(*args, **kwargs)
+
+    later.__name__ = later.__qualname__ = name
+    return markcoroutinefunction(later) if name in ("abroadcast", "anotify") else later
 
 
 def __dir__() -> list[str]:

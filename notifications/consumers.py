@@ -196,7 +196,7 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         if not self._allowed():
             return await self._end(CloseCode.TOO_MANY, "too many frames")
         text = message.get("text")
-        if text is None or len(text) > conf.frame_bytes:
+        if text is None or len(text.encode(errors="surrogatepass")) > conf.frame_bytes:
             return await self._end(CloseCode.MALFORMED, f"a frame is JSON text of at most {conf.frame_bytes} bytes")
         try:
             content = json.loads(text)

@@ -70,7 +70,7 @@ class Hint(NamedTuple):
 
     def message(self) -> dict[str, Any]:
         """Return the channel-layer message; the events travel along only while they are small."""
-        small = sum(len(event[2]) for event in self.events) <= conf.hint_bytes
+        small = sum(len(event[2].encode()) for event in self.events) <= conf.hint_bytes
         return {
             "type": HINT,
             "topic": self.name,

@@ -6,6 +6,7 @@ Order matters: the Origin is checked before anything asks the database, the sess
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, cast
 
 from channels.auth import AuthMiddlewareStack
@@ -82,4 +83,4 @@ consumer = cast(Application, NotificationConsumer.as_asgi())
 with_authentication = cast(Application, AuthMiddlewareStack(consumer))
 
 #: For a ``URLRouter`` of the site's own, inside its authentication.
-websocket_urlpatterns = [re_path(rf"^{conf.socket_path.lstrip('/')}$", cast(Any, OriginCheck(consumer)))]
+websocket_urlpatterns = [re_path(rf"^{re.escape(conf.socket_path.lstrip('/'))}$", cast(Any, OriginCheck(consumer)))]

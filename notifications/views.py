@@ -16,7 +16,7 @@ from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
-from django.views.decorators.http import require_GET
+from django.views.decorators.csrf import csrf_exempt
 
 from . import handover, sessions, shutdown, sse
 from .access import Principal, TopicsUnknown, is_for, principal_of
@@ -48,6 +48,7 @@ def never_atomic(view: V) -> V:
 
 
 @login_not_required  # It answers 401 itself: a script can do nothing with a login page.
+@csrf_exempt  # It answers 405 itself: nothing but GET is.
 @never_atomic
 async def stream(request: HttpRequest) -> HttpResponseBase:
     """``GET``: the user's events as ``text/event-stream`` (WHATWG HTML, 9.2), from ``Last-Event-ID`` or ``?cursor=``.
@@ -90,13 +91,15 @@ def stream_in_thread(request: HttpRequest) -> HttpResponseBase:
 
 
 @login_not_required
+@csrf_exempt
 @never_atomic
-@require_GET
 def events(request: HttpRequest) -> HttpResponse:
     """``GET``: what happened since ``?cursor=``, as JSON: ``{"events": [{type, cursor, data}, …], "cursor", "retry"}``.
 
     The first event is always ``ready``; ``retry`` is how many milliseconds to wait before asking again.
     """
+    if request.method != "GET":
+        return only_get()
     cursor = request.GET.get("cursor") or None
     if cursor is not None and len(cursor) > conf.cursor_length:
         return problem(400, "The cursor is too long.")
@@ -122,7 +125,7 @@ def _refusal(request: HttpRequest) -> HttpResponse | None:
             501, "Event streams need an ASGI server (daphne, uvicorn), and this is WSGI; poll events/ instead."
         )
     if request.method != "GET":
-        return problem(405, "Only GET is allowed here.", Allow="GET")
+        return only_get()
     if not origin_allowed(scope, required=False):
         return problem(403, "This page's origin may not open a stream here.")
     if len(_cursor(request) or "") > conf.cursor_length:
@@ -145,6 +148,10 @@ def _streaming(response: R) -> R:
 def problem(status: int, sentence: str, **headers: str) -> JsonResponse:
     """Return an error as JSON, which no cache keeps."""
     return JsonResponse({"error": sentence}, status=status, headers={"Cache-Control": "private, no-store", **headers})
+
+
+def only_get() -> JsonResponse:
+    return problem(405, "Only GET is allowed here.", Allow="GET")
 
 
 def busy(sentence: str = handover.FULL) -> JsonResponse:

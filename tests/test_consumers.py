@@ -257,6 +257,14 @@ async def test_frame_that_is_too_long(stage: Stage, conf: dict[str, Any]) -> Non
     await client.leave()
 
 
+async def test_frame_that_is_too_long_in_bytes(stage: Stage, conf: dict[str, Any]) -> None:
+    conf["FRAME_BYTES"] = 100
+    client = await opened(stage)
+    client.send(json.dumps({"type": "ping", "": "é" * 60}, ensure_ascii=False))
+    assert (await client.rest())[1] == 4400
+    await client.leave()
+
+
 async def test_flood_is_closed(stage: Stage, conf: dict[str, Any]) -> None:
     conf["FRAME_RATE"] = (1, 5)
     client = await opened(stage)

@@ -83,6 +83,7 @@ def test_hint_leaves_large_events_to_the_log() -> None:
     events = tuple((number, "ping", "x" * 40) for number in (5, 6, 7))
     assert HINT._replace(events=events).message()["events"] == []
     assert len(HINT._replace(events=events[1:]).message()["events"]) == 2
+    assert HINT._replace(events=((7, "ping", "é" * 60),)).message()["events"] == []
 
 
 def test_group_name_is_one_for_the_layer_and_one_for_the_site() -> None:

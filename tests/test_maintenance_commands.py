@@ -346,6 +346,17 @@ def test_tail_goes_on_over_the_end_of_a_stream(make_site: MakeSite, tmp_path: Pa
         assert tailed.end() == 0
 
 
+def test_tail_where_the_site_can_not_tell_what_may_be_read(make_site: MakeSite, tmp_path: Path) -> None:
+    (tmp_path / "broken_topics.py").write_text(
+        'from project.settings import *\n\nNOTIFICATIONS = {"TOPICS": "broken_topics.of"}\n\n\n'
+        'def of(user):\n    raise RuntimeError("no such shop")\n'
+    )
+    site = make_site(DJANGO_SETTINGS_MODULE="broken_topics", PYTHONPATH=str(tmp_path))
+    with running(site, tmp_path, "--user", "alice") as tailed:
+        assert tailed.process.wait(20) == 1
+    assert "CommandError: The events can not be read: what user" in tailed.errors
+
+
 def test_tail_ends_when_the_user_is_deactivated(make_site: MakeSite, tmp_path: Path) -> None:
     site = make_site(redis=True)
     with site.worker() as worker, running(site, tmp_path, "--user", "alice") as tailed:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
@@ -32,6 +35,7 @@ from notifications import (
 from notifications.access import InvalidTopic
 from notifications.models import Broadcast, Event, Notification
 from notifications.publishing import send, send_due
+from tests.servers import ROOT
 from tests.site.models import Order
 
 pytestmark = pytest.mark.django_db
@@ -636,6 +640,41 @@ def test_public_names_are_all_there() -> None:
     for name in notifications.__all__:
         assert getattr(notifications, name) is not None
     assert set(notifications.__all__) <= set(dir(notifications))
+
+
+EARLY = """
+import sys
+
+import notifications
+from asgiref.sync import iscoroutinefunction
+from notifications import *
+from notifications import __all__, anotify, notify
+
+assert iscoroutinefunction(anotify) and not iscoroutinefunction(notify)
+assert "notifications.models" not in sys.modules
+try:
+    notify("everyone", "too early")
+except Exception as error:
+    print(type(error).__name__)
+
+import django
+
+django.setup()
+assert notifications.notify is not notify
+try:
+    notify("everyone", "")  # Taken before; does the same.
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_public_names_can_be_imported_before_the_apps_are_ready() -> None:
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    done = subprocess.run([sys.executable, "-c", EARLY], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    early, empty = done.stdout.splitlines()
+    assert early == "AppRegistryNotReady"
+    assert "title" in empty
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -12,7 +12,7 @@ import pytest
 from asgiref.sync import SyncToAsync, sync_to_async
 from django.contrib.auth.models import User
 from django.db import connections
-from django.test import Client as Browser, RequestFactory
+from django.test import AsyncClient, Client as Browser, RequestFactory
 from django.urls import reverse
 
 from notifications import notify, stream, views
@@ -292,7 +292,14 @@ async def test_events_are_for_get_only(browser: Browser) -> None:
     client = Browser()
     client.cookies = browser.cookies
     response = await sync_to_async(client.post)(EVENTS)
-    assert response.status_code == 405
+    assert (response.status_code, response["Allow"]) == (405, "GET")
+    assert response.json() == {"error": "Only GET is allowed here."}
+
+
+@pytest.mark.parametrize("path", [EVENTS, STREAM])
+async def test_who_posts_without_a_token_is_told_that_nobody_can(path: str) -> None:
+    client = AsyncClient(enforce_csrf_checks=True)
+    assert (await client.post(path)).status_code == 405
 
 
 def test_views_are_exempt_from_atomic_requests() -> None:

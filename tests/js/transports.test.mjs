@@ -181,6 +181,23 @@ test("websocket acknowledges each 128 KiB, and nothing before", async () => {
   assert.equal(socket.sent.length, 2);
 });
 
+test("websocket acknowledges for the first time somewhere between 64 and 128 KiB", async () => {
+  for (const [random, length] of [[0, 131_072], [0.5, 98_304], [1, 65_536]]) {
+    env.random = () => random;
+    websocket(config(), port);
+    const socket = env.WebSocket.all.at(-1);
+    socket.frame("notification", note(1, { body: "x".repeat(length - 1000) }), "c2");
+    await clock.advance(1000);
+    assert.equal(socket.sent.length, 0);
+    socket.frame("notification", note(2, { body: "x".repeat(1000) }), "c3");
+    await clock.advance(1000);
+    assert.deepEqual(socket.sent, [{ type: "ack", cursor: "c3" }]);
+    socket.frame("notification", note(3, { body: "x".repeat(120_000) }), "c4");
+    await clock.advance(1000);
+    assert.equal(socket.sent.length, 1, "from then on after each 128 KiB");
+  }
+});
+
 test("websocket never sends more than the server's 20 frames a second, however much comes", async () => {
   websocket(config(), port);
   const [socket] = env.WebSocket.all;

@@ -20,7 +20,7 @@ from django.utils.text import Truncator
 
 from notifications.access import Principal
 from notifications.envelope import Envelope
-from notifications.hub import HubFull, NotAuthorized
+from notifications.hub import AccessUnknown, HubFull, NotAuthorized
 from notifications.stream import current_hub, open_stream
 
 from ._base import AppCommand
@@ -70,7 +70,7 @@ class Command(AppCommand):
                     pause = await self.show_stream(principal, name)
                 except NotAuthorized as error:
                     raise CommandError(f"{name} is not active, and so gets no events.") from error
-                except (DatabaseError, TimeoutError, HubFull) as error:
+                except (AccessUnknown, DatabaseError, TimeoutError, HubFull) as error:
                     if self.cursor is None:  # It never worked.
                         raise CommandError(f"The events can not be read: {str(error) or 'no answer'}") from error
                     self.remark(f"The events can not be read ({str(error) or 'no answer'}); tried again.")

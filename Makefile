@@ -11,7 +11,7 @@ PYTEST = python -X dev -m pytest
 # What runs side by side is printed one after the other, where make can (4.0 and newer).
 APART = $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: run test test-postgres test-newest bench faults lint migrations system-packages clean
+.PHONY: run test test-sqlite test-postgres test-newest bench faults lint migrations system-packages clean
 
 run: .venv/run
 	@.venv/bin/python manage.py migrate --verbosity=0
@@ -20,10 +20,13 @@ run: .venv/run
 
 test: .venv/test system-packages
 	.ci/test-javascript
-	.venv/bin/$(PYTEST)
-	$(MAKE) --no-print-directory -j2 $(APART) test-postgres $(if $(PYTHON_NEWEST),test-newest)
+	$(MAKE) --no-print-directory -j3 $(APART) test-sqlite test-postgres $(if $(PYTHON_NEWEST),test-newest)
+	.venv/bin/$(PYTEST) -m "processes and not faults"
 
-# In one process only, so that there is a core for each of the two: servers, browsers and faults are tested once.
+# What needs one process only can run beside the same on another database; servers, browsers and faults run alone.
+test-sqlite: .venv/test
+	.venv/bin/$(PYTEST) -m "not processes and not faults"
+
 test-postgres: .venv/test
 	.venv/bin/python -m tests.servers postgres .venv/bin/$(PYTEST) -m "not processes and not faults"
 

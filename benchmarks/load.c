@@ -34,7 +34,8 @@
 #include <unistd.h>
 
 enum { MARK = 37, CARRY = MARK - 1, HEAD_LIMIT = 16384, BUFFER = 1 << 18, EVERYBODY = 999999, COUNTS = 1 << 20 };
-/* As transports.js: after so many bytes, and not more often than so many microseconds. */
+/* As transports.js: after so many bytes, the first time by up to half of them sooner, and not more often than so many
+ * microseconds. */
 enum { ACK_BYTES = 131072, ACK_LEAST = 60000, SAMPLES = 1 << 23 };
 /* Microseconds between two looks. A server would pay for waking a client that sleeps on the same machine, once for each
  * delivery; one on another machine costs it nothing. So the load is not woken by what comes while it naps. */

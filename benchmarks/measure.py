@@ -21,9 +21,12 @@ SECONDS = 2.0
 FULL = 1000
 #: Messages of each round whose latency is measured.
 PACED = 60
-#: What other guests of the machine took while the parts of a run were measured which are measured again if that is more
-#: than so many per cent, and how often at most.
-STOLEN, STOLEN_MOST, TRIES = "stolen %", 1.0, 4
+#: The figure that tells how much other guests of the machine took while the parts were measured that are tried again.
+STOLEN = "stolen %"
+#: Per cent of the time in which there was work (see :class:`Stolen`): more than that, and a part is tried again.
+STOLEN_MOST = 1.0
+#: How often it is tried in all.
+TRIES = 4
 #: Messages of one transaction when throughput is measured; two such batches are in flight. django-eventstream holds ten
 #: for each client and, without its storage, loses what is more.
 BATCH = 4

@@ -47,21 +47,26 @@ def cpu(pid: int) -> float:
 
 
 class Stolen:
-    """How much of the processors' time the machine's other guests took (``steal`` in proc(5)) since this was made."""
+    """How much of the time in which the processors had work, other guests of the machine took since this was made.
+
+    ``steal`` in proc(5). What it is a part of does not include idle time, in which nothing can be taken.
+    """
 
     def __init__(self) -> None:
         self._at = self._ticks()
 
     def percent(self) -> float:
-        """Return it as a percentage of the time of all processors; 0 where the kernel does not tell."""
-        stolen, total = (now - then for now, then in zip(self._ticks(), self._at, strict=True))
-        return 100 * stolen / total if total else 0.0
+        """Return it as a percentage; 0 where the kernel does not tell."""
+        user, nice, system, _, _, irq, softirq, steal = (
+            now - then for now, then in zip(self._ticks(), self._at, strict=True)
+        )
+        wanted = user + nice + system + irq + softirq + steal
+        return 100 * steal / wanted if wanted else 0.0
 
     @staticmethod
-    def _ticks() -> tuple[int, int]:
+    def _ticks(path: Path = Path("/proc/stat")) -> list[int]:
         # user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted as user time, too.
-        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        return ticks[7], sum(ticks)
+        return [int(word) for word in path.read_text().split("\n", 1)[0].split()[1:9]]
 
 
 def memory(pid: int) -> int:

@@ -7,6 +7,7 @@ can be imported before Django's apps are ready.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ def _load(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
+@cache
 def _later(name: str) -> Callable[..., Any]:
     """Return what calls the function of that name, for a module that wants it before there may be models."""
 

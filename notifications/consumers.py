@@ -195,9 +195,9 @@ class NotificationConsumer(AsyncConsumer):  # type: ignore[misc]
         """A client may acknowledge and ping, little and not too often; anything else closes the connection."""
         if not self._allowed():
             return await self._end(CloseCode.TOO_MANY, "too many frames")
-        text = message.get("text")
-        if text is None or len(text.encode(errors="surrogatepass")) > conf.frame_bytes:
-            return await self._end(CloseCode.MALFORMED, f"a frame is JSON text of at most {conf.frame_bytes} bytes")
+        text, most = message.get("text"), conf.frame_bytes
+        if text is None or len(text) > most or len(text.encode(errors="surrogatepass")) > most:
+            return await self._end(CloseCode.MALFORMED, f"a frame is JSON text of at most {most} bytes")
         try:
             content = json.loads(text)
         except (ValueError, RecursionError):

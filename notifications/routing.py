@@ -79,8 +79,13 @@ async def _refuse(code: int, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.close", "code": code})
 
 
+def path_pattern(path: str) -> str:
+    """Return what a ``URLRouter`` matches that path, and no other, by."""
+    return rf"^{re.escape(path.lstrip('/'))}$"
+
+
 consumer = cast(Application, NotificationConsumer.as_asgi())
 with_authentication = cast(Application, AuthMiddlewareStack(consumer))
 
 #: For a ``URLRouter`` of the site's own, inside its authentication.
-websocket_urlpatterns = [re_path(rf"^{re.escape(conf.socket_path.lstrip('/'))}$", cast(Any, OriginCheck(consumer)))]
+websocket_urlpatterns = [re_path(path_pattern(conf.socket_path), cast(Any, OriginCheck(consumer)))]

@@ -352,7 +352,7 @@ def test_tail_where_the_site_can_not_tell_what_may_be_read(make_site: MakeSite, 
         'def of(user):\n    raise RuntimeError("no such shop")\n'
     )
     site = make_site(DJANGO_SETTINGS_MODULE="broken_topics", PYTHONPATH=str(tmp_path))
-    with running(site, tmp_path, "--user", "alice") as tailed:
+    with running(site, tmp_path, "--user", "alice", "--cursor", "1") as tailed:
         assert tailed.process.wait(20) == 1
     assert "CommandError: The events can not be read: what user" in tailed.errors
 

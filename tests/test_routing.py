@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -25,6 +26,13 @@ OWN = (b"origin", b"http://testserver"), (b"host", b"testserver")
 )
 def test_session_is_found_in_whatever_header_it_came(headers: list[tuple[bytes, bytes]], session: str) -> None:
     assert routing.session_key({"type": "websocket", "headers": headers}) == session
+
+
+def test_path_is_matched_as_it_is() -> None:
+    pattern = routing.path_pattern("/live.v1/")
+    assert re.match(pattern, "live.v1/")
+    assert not re.match(pattern, "live-v1/")
+    assert not re.match(pattern, "live.v1/more")
 
 
 async def test_other_ways_to_log_in_get_one_header(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,6 +198,18 @@ test("websocket acknowledges for the first time somewhere between 64 and 128 KiB
   }
 });
 
+test("websocket counts bytes, as the server does, and not letters", async () => {
+  env.random = () => 0;
+  websocket(config(), port);
+  const [socket] = env.WebSocket.all;
+  socket.frame("notification", note(1, { body: "界".repeat(43_000) }), "c2");
+  await clock.advance(1000);
+  assert.equal(socket.sent.length, 0);
+  socket.frame("notification", note(2, { body: "界".repeat(1000) }), "c3");
+  await clock.advance(1000);
+  assert.equal(socket.sent.length, 1);
+});
+
 test("websocket never sends more than the server's 20 frames a second, however much comes", async () => {
   websocket(config(), port);
   const [socket] = env.WebSocket.all;

@@ -38,6 +38,8 @@ class Command(AppCommand):
     help = "Show a user's events as they happen, through the same stream as a browser's. Ctrl-C ends it."
 
     cursor: str | None = None
+    #: Whether a stream has begun, so that it is worth while to try again.
+    worked = False
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--user", required=True, metavar="NAME", help="whose events; the user's name")
@@ -71,7 +73,7 @@ class Command(AppCommand):
                 except NotAuthorized as error:
                     raise CommandError(f"{name} is not active, and so gets no events.") from error
                 except (AccessUnknown, DatabaseError, TimeoutError, HubFull) as error:
-                    if self.cursor is None:  # It never worked.
+                    if not self.worked:
                         raise CommandError(f"The events can not be read: {str(error) or 'no answer'}") from error
                     self.remark(f"The events can not be read ({str(error) or 'no answer'}); tried again.")
                     pause = PAUSE
@@ -94,6 +96,7 @@ class Command(AppCommand):
             aclosing(frames) as batches,  # type: ignore[type-var]
         ):
             async for batch in batches:
+                self.worked = True
                 for envelope, position in batch:
                     self.cursor = position or self.cursor
                     if envelope.type == "bye":

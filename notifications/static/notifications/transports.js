@@ -5,6 +5,7 @@ import { retryAfter } from "./backoff.js";
 export const SUBPROTOCOL = "notifications.v1";
 const ACK_BYTES = 131_072; // what the server does with one costs it as much as a message sent, so: not after each
 const ACK_LEAST_MS = 60; // under the server's 20 frames a second, also while much is being replayed
+const encoder = new TextEncoder();
 
 export const TYPES = "ready notification read seen archived recalled preferences reset heartbeat bye error".split(" ");
 
@@ -126,7 +127,7 @@ export function websocket(config, port) {
     const frame = parse(text);
     if (typeof frame?.type !== "string") return;
     heard = true;
-    bytes += text.length;
+    bytes += encoder.encode(text).length;
     cursor = frame.cursor || cursor;
     if (cursor && bytes >= ACK_BYTES) timer ??= env.setTimeout(ack, Math.max(0, acked + ACK_LEAST_MS - env.now()));
     port.event(frame.type, frame.cursor, frame.data);

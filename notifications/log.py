@@ -24,7 +24,7 @@ from django.db.models.sql import Query
 from . import doorbell, failpoints
 from .models import Event, Topic, new_epoch
 from .settings import conf
-from .statements import among, fetch, run, update_of
+from .statements import among, fetch, insert_of, run, update_of
 
 __all__ = [
     "Head",
@@ -99,15 +99,19 @@ def append(events: Iterable[tuple[str, str, str]]) -> None:
     One INSERT for all of them, no lock on anything shared. A rollback leaves nothing behind.
     """
     alias = database()
-    rows = [Event(topic=topic, type=type, payload=payload) for topic, type, payload in events]
+    rows = list(events)
     if not rows:
         return
     with transaction.atomic(using=alias, savepoint=False):
-        Event.objects.using(alias).bulk_create(rows, batch_size=1000)
+        if len(rows) == 1:
+            run(alias, _insert_one, *rows[0])
+        else:
+            new = [Event(topic=topic, type=type, payload=payload) for topic, type, payload in rows]
+            Event.objects.using(alias).bulk_create(new, batch_size=1000)
         names = _waiting(alias)
         if not _will_drain(alias):  # What was named in a transaction that was rolled back since then.
             names.clear()
-        names.update(row.topic for row in rows)
+        names.update(topic for topic, _, _ in rows)
         # Registered each time, because the callback of a savepoint that is rolled back is forgotten with it;
         # the first one to run takes the names of all.
         transaction.on_commit(partial(_drain_waiting, alias), using=alias, robust=True)
@@ -215,7 +219,11 @@ def _number_locked(topics: dict[str, Topic], alias: str) -> tuple[list[doorbell.
     return hints, len(events)
 
 
-# The statements of the drain of one topic with one event, which most drains are.
+# The statements for one event, and for the drain of one topic with one event, which most are.
+
+
+def _insert_one(topic: str, type: str, payload: str) -> Query:
+    return insert_of(Event, topic=topic, type=type, payload=payload)
 
 
 def _lock(name: str) -> Query:

@@ -1,8 +1,9 @@
 """Statements that take the ORM longer to write than the database to carry out.
 
-To number one event takes four small ones; they are written once for each database, by the ORM still, in whatever words
-that database understands (:func:`fetch`, :func:`run`). And a thousand texts are a thousand parameters, each of which is
-looked at by the field, by the compiler and by the driver; here they are one (:func:`among`).
+To insert one event takes one, to number it four small ones; they are written once for each database, by the ORM still,
+in whatever words that database understands (:func:`fetch`, :func:`run`). And a thousand texts are a thousand
+parameters, each of which is looked at by the field, by the compiler and by the driver; here they are one
+(:func:`among`).
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from django.db import connections
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.db.models.expressions import RawSQL
-from django.db.models.sql import Query, UpdateQuery
+from django.db.models.sql import InsertQuery, Query, UpdateQuery
 
-__all__ = ["Statement", "among", "fetch", "run", "update_of"]
+__all__ = ["Statement", "among", "fetch", "insert_of", "run", "update_of"]
 
 #: Returns the query for some values; those must be all its parameters, in the order in which SQL has them.
 Statement = Callable[..., Query]
@@ -46,7 +47,7 @@ def fetch(using: str, statement: Statement, *values: Any) -> list[tuple[Any, ...
 
 
 def run(using: str, statement: Statement, *values: Any) -> None:
-    """Run an UPDATE."""
+    """Run an UPDATE or INSERT."""
     with connections[using].cursor() as cursor:
         cursor.execute(*_written(using, statement, values))
 
@@ -55,6 +56,14 @@ def update_of(rows: QuerySet[Any], **fields: Any) -> Query:
     """Return the query of ``rows.update(**fields)``."""
     query = cast(UpdateQuery, rows.query.chain(UpdateQuery))
     query.add_update_values(fields)
+    return query
+
+
+def insert_of(model: type[Model], **fields: Any) -> Query:
+    """Return the query that inserts one row with these fields, in the model's order; the database fills in the rest."""
+    query = InsertQuery(model)
+    named = [field for field in model._meta.concrete_fields if field.name in fields]
+    query.insert_values(named, [model(**fields)])
     return query
 
 
@@ -72,7 +81,8 @@ def _written(using: str, statement: Statement, values: tuple[Any, ...]) -> tuple
     key = using, connection.vendor, statement
     if (sql := _known.get(key)) is not None:
         return sql, values
-    sql, parameters = statement(*values).get_compiler(connection=connection).as_sql()
+    written: Any = statement(*values).get_compiler(connection=connection).as_sql()
+    sql, parameters = written[0] if isinstance(written, list) else written  # An INSERT may be several.
     if tuple(parameters) == values:  # Else this database has it in another form, which is right this time only.
         _known[key] = sql
     return sql, tuple(parameters)

@@ -11,8 +11,8 @@ from django.db.models import F, Value
 from django.db.models.sql import Query
 
 from notifications import statements
-from notifications.models import Topic
-from notifications.statements import among, fetch, run, update_of
+from notifications.models import Event, Topic
+from notifications.statements import among, fetch, insert_of, run, update_of
 
 pytestmark = pytest.mark.django_db
 
@@ -47,6 +47,25 @@ def test_update_with_other_values() -> None:
     run("default", moved, 7, "b")
     run("default", moved, 7, "c")
     assert sorted(Topic.objects.values_list("name", "head")) == [("a", 5), ("b", 7)]
+
+
+def added(topic: str, type: str, payload: str) -> Query:
+    return insert_of(Event, topic=topic, type=type, payload=payload)
+
+
+def test_insert_of_other_values(django_assert_num_queries: Any) -> None:
+    written = mock.Mock(side_effect=added)
+    with django_assert_num_queries(3):
+        for values in (("a", "ping", "{}"), ("b%s", "pong", '{"100%": "é"}'), ("a", "ping", "{}")):
+            run("default", written, *values)
+    written.assert_called_once_with("a", "ping", "{}")
+    rows = list(Event.objects.order_by("pk"))
+    assert [(row.topic, row.type, row.payload) for row in rows] == [
+        ("a", "ping", "{}"),
+        ("b%s", "pong", '{"100%": "é"}'),
+        ("a", "ping", "{}"),
+    ]
+    assert all(row.seq is None and row.created_at is not None for row in rows)
 
 
 def test_statement_with_parameters_of_its_own_is_written_each_time() -> None:

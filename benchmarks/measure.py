@@ -102,7 +102,7 @@ class Run:
                 result |= self._throughput(seconds)
                 rate = result["messages/s"] / 2
                 result |= self._paced("half load", rate, max(5, int(rate * seconds)))
-                result |= self._direct(3)
+                result |= self._undisturbed(lambda: self._direct(3))
             result |= {STOLEN: self.stolen, "wrong": self.wrong}
             return result
 

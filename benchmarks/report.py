@@ -187,8 +187,8 @@ def page(results: dict[str, Any]) -> str:
     stolen = ""
     if shares:
         stolen = (
-            " While CPU per delivery and latency at five a second were measured, other guests of the machine took at "
-            f"most {max(shares):.1f} %, as a rule (median) {median(shares):.1f} %, of the time in which there was work."
+            f" Other guests of the machine took at most {max(shares):.1f} % of the time in which there was work, as a "
+            f"rule (median) {median(shares):.1f} %."
         )
     parts = [
         BEGIN,

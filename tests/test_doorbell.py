@@ -301,7 +301,7 @@ def test_layer_that_is_away_costs_the_caller_nothing(
     began = time.monotonic()
     for number in range(100):
         doorbell.ring(hints(number))
-    assert time.monotonic() - began < 1.0  # Of one of which the timeout alone is that.
+    assert time.monotonic() - began < 0.5
     assert doorbell.flush(10)
     assert bell.lost == 100
     assert doorbell.breakers[0].is_open and doorbell.breakers[0].total_failures == 3

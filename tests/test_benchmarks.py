@@ -9,17 +9,20 @@ from typing import Any, cast
 import pytest
 
 from benchmarks import measure
-from benchmarks.measure import STOLEN_MOST, TRIES, Run
+from benchmarks.measure import REST, STOLEN_MOST, TRIES, Run
 from benchmarks.processes import Stolen
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, *stolen: float) -> tuple[int, float]:
     """Return which try counts, and what was stolen in it, if the tries are disturbed so much."""
     shares, tries = list(stolen), list(range(1, len(stolen) + 1))
+    rests: list[float] = []
     monkeypatch.setattr(measure, "Stolen", lambda: SimpleNamespace(percent=lambda: shares.pop(0)))
+    monkeypatch.setattr(measure, "time", SimpleNamespace(sleep=rests.append))
     run = Run(cast(Any, SimpleNamespace(load=Path("load"))), cast(Any, None), 10)
     figures = run._undisturbed(lambda: {"try": tries.pop(0)})
     assert not tries, "too few tries"
+    assert rests == [REST, 2 * REST, 4 * REST][: len(stolen) - 1]
     return figures["try"], run.stolen
 
 

@@ -37,7 +37,7 @@ from .envelope import dumps
 from .kinds import mutable
 from .log import append, database
 from .models import Membership, Notification, Preference, ReadMark, Receipt
-from .publishing import check_url, notification_payload
+from .publishing import is_link, notification_payload
 from .settings import conf
 
 __all__ = [
@@ -100,12 +100,9 @@ class Row:
 
     @property
     def href(self) -> str:
-        """The link, or nothing if it is not one that may be followed (a row that was not written by ``notify``)."""
-        try:
-            check_url(self.notification.url)
-        except ValueError:
-            return ""
-        return self.notification.url
+        """The link, or nothing if it is not one that may be followed."""
+        url: str = self.notification.url
+        return url if is_link(url) else ""
 
 
 @dataclass(frozen=True)

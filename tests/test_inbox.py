@@ -354,6 +354,23 @@ def test_href_of_a_bad_link_is_empty(alice: User, url: str) -> None:
     assert inbox.page(alice).rows[0].href == ""
 
 
+@pytest.mark.parametrize(
+    ("url", "follows"),
+    [
+        ("/orders/9/", True),
+        ("https://elsewhere.example/", True),
+        ("http://shop.example:8000/orders/9/", True),
+        ("http://elsewhere.example/", False),
+        ("http://shop.example@elsewhere.example/", False),
+        ("http://[::1", False),
+    ],
+)
+def test_href_leads_to_the_site_or_is_https(alice: User, settings: Any, url: str, follows: bool) -> None:
+    settings.ALLOWED_HOSTS = [".shop.example"]
+    Notification.objects.create(topic=f"user:{alice.pk}", title="written by hand", url=url)
+    assert inbox.page(alice).rows[0].href == (url if follows else "")
+
+
 # --- Read and unread
 
 

@@ -132,12 +132,13 @@ class BroadcastForm(_BroadcastForm):
 
     def clean_url(self) -> str:
         url: str = self.cleaned_data["url"]
+        sentence = _("Give a path on this site, such as /sale/, or an address that begins with https://.")
         try:
             check_url(url)
         except ValueError as error:
-            raise ValidationError(
-                _("Give a path on this site, such as /sale/, or an address that begins with https://.")
-            ) from error
+            raise ValidationError(sentence) from error
+        if url.lower().startswith("http:"):  # Of another site it would be no link, and of this one a path is enough.
+            raise ValidationError(sentence)
         return url
 
     def clean_kind(self) -> str:

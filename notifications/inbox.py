@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.contrib.contenttypes.models import ContentType
@@ -37,7 +38,7 @@ from .envelope import dumps
 from .kinds import mutable
 from .log import append, database
 from .models import Membership, Notification, Preference, ReadMark, Receipt
-from .publishing import is_link, notification_payload
+from .publishing import check_url, notification_payload
 from .settings import conf
 
 __all__ = [
@@ -97,12 +98,21 @@ class Row:
     seen: bool
     archived: bool
     receipt: Receipt | None = None
+    origin: str = ""
 
     @property
     def href(self) -> str:
-        """The link, or nothing if it is not one that may be followed."""
+        """The link, or nothing if it may not be followed: it leads to the page's own ``origin``, or elsewhere by https.
+
+        The script asks the same (``safeURL`` in rows.js).
+        """
         url: str = self.notification.url
-        return url if is_link(url) else ""
+        try:
+            check_url(url)
+        except ValueError:
+            return ""
+        parts = urlsplit(url)
+        return url if parts.scheme != "http" or f"http://{parts.netloc}".lower() == self.origin else ""
 
 
 @dataclass(frozen=True)
@@ -265,12 +275,16 @@ class Inbox:
 
     :param certain: whether it is an error, :exc:`~notifications.access.TopicsUnknown`, that the site's own function
         fails; otherwise its topics are left out.
+    :param origin: of the page that shows the rows: its scheme and host, where links may lead without https.
     """
 
-    def __init__(self, user: AbstractBaseUser, using: str | None = None, *, certain: bool = False) -> None:
+    def __init__(
+        self, user: AbstractBaseUser, using: str | None = None, *, certain: bool = False, origin: str = ""
+    ) -> None:
         self.user = user
         self.using = using
         self.certain = certain
+        self.origin = origin
 
     @cached_property
     def topics(self) -> list[str]:
@@ -404,13 +418,15 @@ class Inbox:
     def _row(self, notification: Notification, receipt: Receipt | None) -> Row:
         seen = notification.pk <= self.mark.seen_upto
         if receipt is None:
-            return Row(notification, notification.pk <= self.mark.read_upto, seen, False)
+            read = notification.pk <= self.mark.read_upto
+            return Row(notification, read, seen, archived=False, origin=self.origin)
         return Row(
             notification,
             read=receipt.read_at is not None,
             seen=seen or receipt.seen_at is not None,
             archived=receipt.archived_at is not None,
             receipt=receipt,
+            origin=self.origin,
         )
 
     def find(self, ids: Iterable[int]) -> list[Row]:

@@ -28,6 +28,7 @@ from django.views.decorators.csrf import csrf_protect
 from . import inbox
 from .access import TopicsUnknown, cursor_for, is_for
 from .forms import BulkForm, InboxQuery, ReadAllForm
+from .origin import own_origin
 
 __all__ = ["BulkView", "ClickedView", "InboxView", "ReadAllView", "RowView", "SeenView", "inbox_urls"]
 
@@ -104,7 +105,7 @@ class InboxView(PersonalView):
         query = cleaned(InboxQuery(request.GET))
         # Before the rows: what is published in between is then shown twice at worst, which a client notices.
         cursor = cursor_for(self.user)
-        box = inbox.Inbox(self.user)
+        box = inbox.Inbox(self.user, origin=own_origin(request))
         page = box.page(**query)
         counts = box.counts()
         older = self.address(request, before=page.next) if page.next else None
@@ -191,7 +192,7 @@ class ClickedView(ActionView):
         return own(inbox.clicked(self.user, pk))
 
     def onward(self, request: HttpRequest, change: inbox.Change) -> str:
-        box = inbox.Inbox(self.user)
+        box = inbox.Inbox(self.user, origin=own_origin(request))
         (row,) = box.find(change.found)
         return row.href or super().onward(request, change)
 

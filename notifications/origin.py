@@ -1,4 +1,4 @@
-"""Which pages may open a stream: those of this site, exactly (scheme, host and port).
+"""Which origin (scheme, host and port) a page is of, and which pages may open a stream: those of this site, exactly.
 
 Channels' own validator ignores scheme and port and trusts everybody under ``ALLOWED_HOSTS = ["*"]``; cookies are sent
 with a WebSocket handshake from any page, so this is what keeps other sites from reading a user's notifications.
@@ -11,10 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.core.exceptions import DisallowedHost
+from django.http import HttpRequest
 
 from .settings import conf
 
-__all__ = ["origin_allowed"]
+__all__ = ["origin_allowed", "own_origin"]
 
 SECURE = {"https": True, "wss": True, "http": False, "ws": False}
 DEFAULT_PORTS = {True: 443, False: 80}
@@ -43,6 +45,14 @@ def origin_allowed(scope: Mapping[str, Any], *, required: bool) -> bool:
     ):
         return True
     return any(_matches(origin, trusted) for trusted in (*settings.CSRF_TRUSTED_ORIGINS, *conf.allowed_origins))
+
+
+def own_origin(request: HttpRequest) -> str:
+    """Return the origin of the page that was asked for, such as ``https://shop.example``; "" if it has no such host."""
+    try:
+        return f"{request.scheme}://{request.get_host()}".lower()
+    except DisallowedHost:
+        return ""
 
 
 def _is_secure(scope: Mapping[str, Any], headers: dict[bytes, bytes]) -> bool | None:

@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from asgiref.sync import sync_to_async
-from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, Group
 from django.contrib.contenttypes.models import ContentType
 from django.db import DatabaseError, connections, models, router, transaction
-from django.http.request import split_domain_port, validate_host
 from django.utils import timezone
 from django.utils.functional import Promise
 
@@ -411,17 +409,6 @@ def check_url(url: str) -> None:
     if not parts.scheme and not parts.netloc and url[0] in "/?#" and not url.startswith("//"):
         return
     raise ValueError(f"url must be a path on this site (/orders/9/) or an http(s) address, not {url!r}")
-
-
-def is_link(url: str) -> bool:
-    """Return whether pages make a link of it: to this site, or elsewhere by https (as ``safeURL`` in rows.js)."""
-    try:
-        check_url(url)
-    except ValueError:
-        return False
-    parts = urlsplit(url)
-    hosts = settings.ALLOWED_HOSTS or ([".localhost", "127.0.0.1", "[::1]"] if settings.DEBUG else [])
-    return bool(url) and (parts.scheme != "http" or validate_host(split_domain_port(parts.netloc)[0], hosts))
 
 
 def _rendered(data: dict[str, Any]) -> str:

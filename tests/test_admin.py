@@ -118,6 +118,7 @@ def test_compose_leads_to_the_confirmation_and_sends_nothing_yet(client: Client)
         ({"title": "   "}, "title"),
         ({"title": "x" * 201}, "title"),
         ({"url": "javascript:alert(1)"}, "url"),
+        ({"url": "http://partner.example/"}, "url"),
         ({"url": "//evil.example/"}, "url"),
         ({"kind": "two words"}, "kind"),
         ({"level": "loud"}, "level"),

@@ -360,15 +360,23 @@ def test_href_of_a_bad_link_is_empty(alice: User, url: str) -> None:
         ("/orders/9/", True),
         ("https://elsewhere.example/", True),
         ("http://shop.example:8000/orders/9/", True),
+        ("http://Shop.example:8000", True),
+        ("http://shop.example/orders/9/", False),
         ("http://elsewhere.example/", False),
-        ("http://shop.example@elsewhere.example/", False),
+        ("http://shop.example:8000@elsewhere.example/", False),
         ("http://[::1", False),
     ],
 )
-def test_href_leads_to_the_site_or_is_https(alice: User, settings: Any, url: str, follows: bool) -> None:
-    settings.ALLOWED_HOSTS = [".shop.example"]
+def test_href_leads_to_the_page_s_own_origin_or_is_https(alice: User, url: str, follows: bool) -> None:
     Notification.objects.create(topic=f"user:{alice.pk}", title="written by hand", url=url)
-    assert inbox.page(alice).rows[0].href == (url if follows else "")
+    (row,) = inbox.Inbox(alice, origin="http://shop.example:8000").page().rows
+    assert row.href == (url if follows else "")
+
+
+def test_href_is_https_for_who_does_not_say_where_it_is_shown(alice: User) -> None:
+    for url in ("http://shop.example/", "https://shop.example/"):
+        notify(alice, "Shipped", url=url)
+    assert [row.href for row in inbox.page(alice).rows] == ["https://shop.example/", ""]
 
 
 # --- Read and unread

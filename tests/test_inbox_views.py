@@ -349,6 +349,15 @@ def test_clicked_leads_on_to_the_link(client: Client, alice: User) -> None:
     assert Receipt.objects.get().clicked_at is not None
 
 
+def test_link_without_https_leads_to_this_site_only(client: Client, alice: User) -> None:
+    own, other = (notify(alice, "hi", url=address) for address in ("http://testserver/a/", "http://elsewhere.example/"))
+    page = client.get(url("inbox")).content.decode()
+    assert 'data-href="http://testserver/a/"' in page
+    assert "elsewhere.example" not in page
+    assert client.post(url("clicked", own.pk))["Location"] == "http://testserver/a/"
+    assert client.post(url("clicked", other.pk))["Location"] == "/notifications/"
+
+
 @pytest.mark.parametrize("bad", ["javascript:alert(1)", "", "//evil.example/"])
 def test_clicked_without_a_good_link_leads_back(bad: str, client: Client, alice: User) -> None:
     notification = Notification.objects.create(topic=f"user:{alice.pk}", title="by hand", url=bad)

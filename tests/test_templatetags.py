@@ -195,6 +195,14 @@ def test_banner_shows_unread_announcements(alice: User) -> None:
     assert "something else" in render('{% notification_banner "message" "broadcast" %}', alice)
 
 
+def test_banner_s_link_without_https_leads_to_this_site_only(alice: User) -> None:
+    for address in ("http://testserver/a/", "http://elsewhere.example/"):
+        notify(alice, "sale", kind="broadcast", url=address)
+    html = render("{% notification_banner %}", alice)
+    assert 'href="http://testserver/a/"' in html
+    assert "elsewhere.example" not in html
+
+
 @pytest.mark.parametrize(
     ("language", "two", "eleven"),
     [

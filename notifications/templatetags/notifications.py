@@ -18,6 +18,7 @@ from django.utils.translation import gettext as _, ngettext
 from notifications.access import cursor_for, user_key
 from notifications.inbox import Counts, Inbox, Row
 from notifications.models import Preference
+from notifications.origin import own_origin
 from notifications.preferences import as_json
 from notifications.settings import conf
 from notifications.tables import unless_missing
@@ -75,7 +76,8 @@ def notification_banner(
     state = element(context, transport)
     rows: list[Row] = []
     if state["element"]:
-        box = Inbox(context["request"].user)
+        request = context["request"]
+        box = Inbox(request.user, origin=own_origin(request))
         for kind in kinds:
             rows += box.page("unread", kind, limit=limit).rows
         rows.sort(key=lambda row: -row.notification.pk)

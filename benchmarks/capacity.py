@@ -57,25 +57,22 @@ class Costs:
         counts = sorted(map(int, found))
         if not counts:
             return None
-        few, many, more = found[str(counts[0])], found[str(counts[-1])], counts[-1] - counts[0]
-        if "idle: queries" not in few or "idle: queries" not in many or not more:
+        one, many, more = found[str(counts[0])], found[str(counts[-1])], counts[-1] - counts[0]
+        if "few idle: queries" not in one or "delivery: queries" not in many or not more:
             return None
-        clients = int(few["most"])
+        clients, handful = int(one["most"]), int(one["few"])
 
-        def of(name: str, figures: dict[str, Any] = few, times: float = 1.0) -> dict[str, float]:
+        def of(name: str, figures: dict[str, Any] = one, times: float = 1.0) -> dict[str, float]:
             return {part: figures[f"{name}: CPU us, {part}"] * times / 1e6 for part in PARTS}
 
         def per_process(name: str, times: float = 1.0) -> dict[str, float]:
             """What each further process adds."""
-            one, other = of(name, few, times), of(name, many, times)
-            return {part: max(0.0, other[part] - one[part]) / more for part in PARTS}
+            first, last = of(name, one, times), of(name, many, times)
+            return {part: max(0.0, last[part] - first[part]) / more for part in PARTS}
 
-        delivery, idle, process, listener = (
-            of("delivery"),
-            of("idle"),
-            per_process("idle"),
-            per_process("delivery", clients),
-        )
+        delivery, listener, few = of("delivery"), per_process("delivery", clients), of("few idle")
+        # A process is the same with few connections and with many: what is more is theirs.
+        idle = {part: max(0.0, used - few[part]) / (clients - handful) for part, used in of("idle").items()}
         # A broadcast costs the databases the same for any number of clients, servers and nginx so much for each client.
         once = {part: delivery[part] * clients if part in PARTS[2:] else 0.0 for part in PARTS}
         return cls(
@@ -85,15 +82,15 @@ class Costs:
             delivery={part: 0.0 if part in PARTS[2:] else delivery[part] for part in PARTS},
             broadcast={part: max(0.0, once[part] - listener[part]) for part in PARTS},
             listener={part: listener[part] if part == "Redis" else 0.0 for part in PARTS},
-            idle={part: max(0.0, idle[part] - process[part]) / clients for part in PARTS},
-            process=process,
-            connect_commands=few["connect: Redis commands"],
-            connect_queries=few["connect: queries"],
-            process_commands=max(0.0, many["idle: Redis commands"] - few["idle: Redis commands"]) / more,
-            process_queries=max(0.0, many["idle: queries"] - few["idle: queries"]) / more,
-            server_bytes=few["KiB per connection"] * 1024,
-            process_bytes=few["MiB per process"] * 2**20,
-            nginx_bytes=few["KiB per connection, nginx"] * 1024,
+            idle=idle,
+            process={part: max(0.0, few[part] - handful * idle[part]) for part in PARTS},
+            connect_commands=one["connect: Redis commands"],
+            connect_queries=one["connect: queries"],
+            process_commands=one["few idle: Redis commands"],
+            process_queries=one["few idle: queries"],
+            server_bytes=one["KiB per connection"] * 1024,
+            process_bytes=one["MiB per process"] * 2**20,
+            nginx_bytes=one["KiB per connection, nginx"] * 1024,
         )
 
 

@@ -28,8 +28,10 @@ CLIENTS = 1000
 SINGLE = 50
 #: The parts of a site whose CPU is measured.
 PARTS = ("servers", "nginx", "Redis", "PostgreSQL")
-#: Seconds of idleness for each second of the other parts: with the usual four it is a minute, and all comes within one.
-IDLE = 15
+#: Seconds of idleness: four heartbeats of each connection, and everybody's rights are looked at once.
+IDLE = 60.0
+#: So few connections are idle before the others come: what one adds is told from what a process uses anyway.
+FEW = 50
 
 
 class Process(MeasuredServer):
@@ -124,7 +126,7 @@ class ScaledRun(Run):
             self.load_command = [sys.executable, "-m", "benchmarks.load_h2"]
 
     def __call__(self, *, everything: bool, seconds: float = 4.0) -> dict[str, Any]:
-        """Return the figures; ``everything`` includes what an idle site uses, which takes a minute."""
+        """Return the figures; ``everything`` includes what an idle site uses, which takes two minutes."""
         backstage = self.backstage
         with ExitStack() as stack:
             command, environment = self.target.command, backstage.environment("postgres")
@@ -132,14 +134,16 @@ class ScaledRun(Run):
             self.server: Any = self.cluster
             self.meter = Meter(backstage, self.cluster)
             self.publisher = stack.enter_context(backstage.publisher(self.target.publisher))
-            with self._clients(50) as self.load:
+            result: dict[str, Any] = {}
+            with self._clients(FEW) as self.load:
                 self._warm_up()
+                if everything:
+                    self._connected(FEW, FEW)
+                    result |= self._idle_parts("few idle") | {"few": FEW}
             self.load = stack.enter_context(self._clients(self.size))
-            result = self._connect()
+            result |= self._connect()
             if everything:
-                self.meter.start()
-                time.sleep(IDLE * seconds)
-                result |= self.meter.read("idle", IDLE * seconds)
+                result |= self._idle_parts("idle")
             result |= self._measured("delivery", self._one_in_flight, seconds)
             result |= self._measured("burst", self._throughput, seconds)
             result |= self._measured("direct", self._directs, 3)
@@ -165,6 +169,12 @@ class ScaledRun(Run):
             "KiB per connection, nginx": (self.cluster.nginx_memory() - nginx_memory) / self.size / 1024,
             "MiB per process": memory / self.processes / 2**20,
         }
+
+    def _idle_parts(self, name: str) -> dict[str, float]:
+        time.sleep(2.0)
+        self.meter.start()
+        time.sleep(IDLE)
+        return self.meter.read(name, IDLE)
 
     def _connected(self, count: int, at_once: int) -> dict[str, Any]:
         answer: dict[str, Any] = self.load.ask("connect", count, at_once, timeout=180)
@@ -198,8 +208,7 @@ def scale(backstage: Backstage, seconds: float, tell: Callable[[str, int, dict[s
     for name, target in transports.items():
         for count in PROCESSES:
             run = ScaledRun(backstage, target, count, http2=name.endswith("2"))
-            # A process's own idle cost is the difference that more of them make.
-            idle = not run.http2 and (count == 1 or (target is sse and count == PROCESSES[-1]))
+            idle = not run.http2 and count == 1
             try:
                 figures = run(everything=idle, seconds=seconds)
             except Exception as error:

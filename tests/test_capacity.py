@@ -10,15 +10,14 @@ from benchmarks.capacity import BUSY, PARTS, STREAMS, USERS, Costs, capacity, ne
 
 
 def figures(processes: int) -> dict[str, Any]:
-    """What a run would say of 1,000 clients: round numbers, of which processes add to the idle and Redis's part."""
-    cpu = {"connect": 4000.0, "connect at once": 2000.0, "delivery": 10.0, "direct": 100.0, "idle": 10_000.0}
+    """What a run would say of 1,000 clients, and idle of 50: round numbers, of which processes add to Redis's part."""
+    cpu = {"connect": 4000.0, "connect at once": 2000.0, "delivery": 10.0, "direct": 100.0}
+    cpu |= {"idle": 15_000.0, "few idle": 5500.0}
     found: dict[str, Any] = {f"{name}: CPU us, {part}": used for name, used in cpu.items() for part in PARTS}
     found |= {f"{name}: Redis commands": 2.0 for name in cpu} | {f"{name}: queries": 6.0 for name in cpu}
-    for part in PARTS:
-        found[f"idle: CPU us, {part}"] += 5000.0 * processes
     found["delivery: CPU us, Redis"] = 0.1 + 0.02 * processes
-    found["idle: queries"] = 4.0 * processes
-    found |= {"most": 1000 // processes, "MiB per process": 100.0}
+    found["few idle: queries"] = 4.0
+    found |= {"few": 50, "most": 1000 // processes, "MiB per process": 100.0}
     return found | {"KiB per connection": 20.0, "KiB per connection, nginx": 16.0}
 
 
@@ -63,6 +62,14 @@ def test_table_has_a_cell_for_each_number_of_users(results: dict[str, Any]) -> N
     header, rows = table
     assert header == ["connected users", "10,000", "100,000", "1,000,000"]
     assert {len(row) for row in rows} == {4}
+
+
+def test_connection_does_not_cost_less_than_nothing(results: dict[str, Any]) -> None:
+    results["scale"]["SSE, HTTP/1.1"]["1"]["idle: CPU us, nginx"] = 5000.0
+    costs = Costs.measured(results)
+    assert costs is not None
+    assert costs.idle["nginx"] == 0.0
+    assert costs.process["nginx"] == pytest.approx(5500e-6)
 
 
 @pytest.mark.parametrize("results", [{}, {"scale": {}}, {"scale": {"SSE, HTTP/1.1": {"1": {"error": "refused"}}}}])

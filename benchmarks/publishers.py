@@ -156,7 +156,7 @@ class Notifications(Publisher):
         return [format_cursor([positions[user_topic(user)], positions[EVERYONE]]) for user in everybody]
 
     def cost(self, count: int, rate: float) -> Any:
-        """Return what one ``notify()`` costs: queries, milliseconds, CPU, and the CPU of the same rows written plainly.
+        """Return what one ``notify()`` costs: queries, milliseconds and CPU; and the CPU of its rows written otherwise.
 
         CPU is that of the whole process, so that the thread which rings the doorbell counts, too.
         """
@@ -175,12 +175,14 @@ class Notifications(Publisher):
         idle = _paced(lambda: None, count, rate)[0]
         cpu, inside = _paced(notified, count, rate)
         plain = _paced(self._rows_written_plainly(), count, rate)[0]
+        bare = _paced(self._statements_by_cursor(), count, rate)[0]
         return {
             "queries before commit": before,
             "queries after commit": after,
             "CPU ms": (cpu - idle) * 1000,
             "ms": inside * 1000,
             "CPU ms of the queries": (plain - idle) * 1000,
+            "CPU ms of the statements": (bare - idle) * 1000,
         }
 
     def _rows_written_plainly(self) -> Callable[[], None]:
@@ -204,6 +206,39 @@ class Notifications(Publisher):
 
         plain()
         return plain
+
+    def _statements_by_cursor(self) -> Callable[[], None]:
+        """Return what has a cursor run the statements of one ``notify()``, known beforehand, in two transactions."""
+        from django.db import connection
+
+        seen: list[tuple[str, Any]] = []
+
+        def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            seen.append((sql, params))
+            return execute(sql, params, many, context)
+
+        self.notify("bare", "Shipped", BODY, url="/orders/9/")
+        with connection.execute_wrapper(note), self.atomic():
+            self.notify("bare", "Shipped", BODY, url="/orders/9/")
+        notification, event, lock, waiting, (number, _), (advance, _) = seen
+
+        def run(sql: str, params: Any, fetches: bool = True) -> list[Any]:
+            with connection.cursor() as cursor:
+                cursor.execute(sql, params)
+                return cursor.fetchall() if fetches else []
+
+        def bare() -> None:
+            with self.atomic():
+                run(*notification)
+                run(*event)
+            with self.atomic():
+                ((topic, _, _, head, _),) = run(*lock)
+                ((pk, *_),) = run(*waiting)
+                run(number, (head + 1, pk), fetches=False)
+                run(advance, (head + 1, topic), fetches=False)
+
+        bare()
+        return bare
 
 
 def _is_query(query: dict[str, Any]) -> bool:

@@ -213,9 +213,10 @@ def page(results: dict[str, Any]) -> str:
         parts.append(
             "### What `notify()` costs its caller\n\n"
             f"{notify['queries before commit']} queries before the commit and {notify['queries after commit']} "
-            "after it; "
-            f"{notify['CPU ms']:.2f} ms of CPU and {notify['ms']:.2f} ms in all, at 50 a second; the same rows written "
-            f"plainly by the ORM take {notify['CPU ms of the queries']:.2f} ms of CPU."
+            f"after it; {notify['CPU ms']:.2f} ms of CPU and {notify['ms']:.2f} ms in all, at 50 a second. The same "
+            f"rows written plainly by the ORM take {notify['CPU ms of the queries']:.2f} ms of CPU; the statements, "
+            "known beforehand and run by a cursor with nothing around them, "
+            f"{notify['CPU ms of the statements']:.2f} ms."
         )
     parts.append("### Claims\n\n" + claims_table(results))
     if failed:

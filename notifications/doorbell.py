@@ -137,8 +137,13 @@ def group_name(topic: str) -> str:
 
     Keyed with the site's secret, so that two sites that share a Redis do not hear each other.
     """
-    key = hashlib.sha256(settings.SECRET_KEY.encode()).digest()
+    key = _key(settings.SECRET_KEY)
     return "notifications." + hashlib.blake2s(topic.encode(), digest_size=16, key=key).hexdigest()
+
+
+@functools.cache
+def _key(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
 
 
 def host_of(topic: str) -> int:
@@ -175,9 +180,10 @@ async def send_to(host: int, messages: Sequence[tuple[str, dict[str, Any]]], *, 
         raise LayerUnavailable("the channel layer failed a moment ago; not tried again yet")
     grouped = [(group_name(topic), message) for topic, message in messages]
     try:
-        layer = channel_layer()
-        async with asyncio.timeout(SEND_TIMEOUT):
-            sent = len(grouped) > 1 and await pubsub.publish(layer, host, grouped)
+        layer, sent = channel_layer(), False
+        if len(grouped) > 1:
+            async with asyncio.timeout(SEND_TIMEOUT):
+                sent = await pubsub.publish(layer, host, grouped)
         for group, message in () if sent else grouped:
             async with asyncio.timeout(SEND_TIMEOUT):
                 await layer.group_send(group, message)
@@ -263,7 +269,7 @@ class Doorbell:
                 if not self._queue:
                     self._idle.set()
                     return
-                at_once = 1 if shard_of("") is None else SENT_AT_ONCE
+                at_once = SENT_AT_ONCE if len(self._queue) > 1 and shard_of("") is not None else 1
                 batch = [self._queue.popleft() for _ in range(min(len(self._queue), at_once))]
             by_host: defaultdict[int, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
             for topic, message in batch:

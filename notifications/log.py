@@ -24,7 +24,7 @@ from django.db.models.sql import Query
 from . import doorbell, failpoints
 from .models import Event, Topic, new_epoch
 from .settings import conf
-from .statements import among, fetch, insert_of, run, update_of
+from .statements import among, fetch, insert, run, update_of
 
 __all__ = [
     "Head",
@@ -104,7 +104,8 @@ def append(events: Iterable[tuple[str, str, str]]) -> None:
         return
     with transaction.atomic(using=alias, savepoint=False):
         if len(rows) == 1:
-            run(alias, _insert_one, *rows[0])
+            ((topic, type, payload),) = rows
+            insert(alias, Event, topic=topic, type=type, payload=payload)
         else:
             new = [Event(topic=topic, type=type, payload=payload) for topic, type, payload in rows]
             Event.objects.using(alias).bulk_create(new, batch_size=1000)
@@ -136,8 +137,9 @@ def _will_drain(alias: str) -> bool:
 
 
 def _drain_waiting(alias: str) -> None:
-    names = set(_waiting(alias))
-    _waiting(alias).clear()
+    waiting = _waiting(alias)
+    names = set(waiting)
+    waiting.clear()
     failpoints.hit("before-drain")
     if names:
         try:
@@ -179,17 +181,16 @@ def _number(names: Sequence[str], alias: str) -> tuple[list[doorbell.Hint], int]
 
 
 def _locked(names: Sequence[str], alias: str) -> list[Topic]:
-    rows = Topic.objects.using(alias).filter(name__in=names)
     connection = connections[alias]
     if (
         not connection.features.has_select_for_update
         and getattr(connection, "transaction_mode", None) not in LOCKING_MODES
     ):
         # SQLite ignores select_for_update; to write first is what takes its lock instead of failing at once later.
-        rows.update(advanced_at=Now())
+        Topic.objects.using(alias).filter(name__in=names).update(advanced_at=Now())
     if len(names) == 1:
         return [Topic.from_db(alias, TOPIC_FIELDS, row) for row in fetch(alias, _lock, *names)]
-    return list(rows.order_by("pk").select_for_update())
+    return list(Topic.objects.using(alias).filter(name__in=names).order_by("pk").select_for_update())
 
 
 def _number_locked(topics: dict[str, Topic], alias: str) -> tuple[list[doorbell.Hint], int]:
@@ -219,11 +220,7 @@ def _number_locked(topics: dict[str, Topic], alias: str) -> tuple[list[doorbell.
     return hints, len(events)
 
 
-# The statements for one event, and for the drain of one topic with one event, which most are.
-
-
-def _insert_one(topic: str, type: str, payload: str) -> Query:
-    return insert_of(Event, topic=topic, type=type, payload=payload)
+# The statements for the drain of one topic with one event, which most are.
 
 
 def _lock(name: str) -> Query:

@@ -20,6 +20,7 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.models import AbstractBaseUser, Group
 from django.contrib.contenttypes.models import ContentType
 from django.db import DatabaseError, connections, models, router, transaction
+from django.db.models.signals import post_save, pre_save
 from django.utils import timezone
 from django.utils.functional import Promise
 
@@ -29,6 +30,7 @@ from .broadcasts import recipients
 from .envelope import dumps, valid_type
 from .models import Broadcast, Level, Notification
 from .signals import notification_published, tell
+from .statements import insert
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -266,6 +268,9 @@ DEFAULTS: dict[str, Any] = {
     "target": None,
     "expires_at": None,
 }
+LEVELS = Level.values
+#: What is given when a notification is written; the database gives its key.
+WRITTEN = [field for field in Notification._meta.concrete_fields if not field.primary_key]
 BROADCAST_FIELDS = frozenset({"title", "body", "level", "url", "kind", "data", "tag", "expires_at"})
 
 
@@ -329,7 +334,7 @@ def _publish_all(notifications: list[Notification]) -> None:
     with transaction.atomic(using=alias, savepoint=False):
         if len(notifications) == 1 or not connections[alias].features.can_return_rows_from_bulk_insert:
             for notification in notifications:
-                notification.save(using=alias, force_insert=True)
+                _save(notification, alias)
         else:
             Notification.objects.using(alias).bulk_create(notifications)
         log.append(
@@ -337,6 +342,16 @@ def _publish_all(notifications: list[Notification]) -> None:
             for notification in notifications
         )
         transaction.on_commit(partial(_announce, notifications), using=alias, robust=True)
+
+
+def _save(notification: Notification, alias: str) -> None:
+    """As ``save(force_insert=True)``, whose statement is written anew each time, where no receiver is to be told."""
+    told = pre_save.has_listeners(Notification) or post_save.has_listeners(Notification)
+    if told or not connections[alias].features.can_return_rows_from_bulk_insert:
+        return notification.save(using=alias, force_insert=True)
+    values = {field.attname: getattr(notification, field.attname) for field in WRITTEN}
+    notification.pk = insert(alias, Notification, **values)
+    notification._state.adding, notification._state.db = False, alias
 
 
 def _announce(notifications: list[Notification]) -> None:
@@ -363,8 +378,8 @@ def _fields(
         raise ValueError("a notification needs a title")
     if not isinstance(kind, str) or not KIND.fullmatch(kind) or len(kind) > 100:
         raise ValueError(f'a kind is dotted words such as "order.shipped", not {kind!r}')
-    if level not in Level.values:
-        raise ValueError(f"a level is one of {', '.join(Level.values)}, not {level!r}")
+    if level not in LEVELS:
+        raise ValueError(f"a level is one of {', '.join(LEVELS)}, not {level!r}")
     if expires_at is not None and (not isinstance(expires_at, datetime) or timezone.is_naive(expires_at)):
         raise ValueError("expires_at must be an aware datetime (django.utils.timezone.now() + …)")
     check_url(url)

@@ -1,9 +1,9 @@
 """Statements that take the ORM longer to write than the database to carry out.
 
-To insert one event takes one, to number it four small ones; they are written once for each database, by the ORM still,
-in whatever words that database understands (:func:`fetch`, :func:`run`). And a thousand texts are a thousand
-parameters, each of which is looked at by the field, by the compiler and by the driver; here they are one
-(:func:`among`).
+To insert a notification and its event takes one each, to number it four small ones; they are written once for each
+database, by the ORM still, in whatever words that database understands (:func:`insert`, :func:`fetch`, :func:`run`).
+And a thousand texts are a thousand parameters, each of which is looked at by the field, by the compiler and by the
+driver; here they are one (:func:`among`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from django.db import connections
-from django.db.models import Model, QuerySet
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Field, Model, QuerySet
 from django.db.models.expressions import RawSQL
 from django.db.models.sql import InsertQuery, Query, UpdateQuery
 
-__all__ = ["Statement", "among", "fetch", "insert_of", "run", "update_of"]
+__all__ = ["Statement", "among", "fetch", "insert", "run", "update_of"]
 
 #: Returns the query for some values; those must be all its parameters, in the order in which SQL has them.
 Statement = Callable[..., Query]
@@ -37,19 +38,22 @@ ROWS_OF: dict[str, tuple[str, Callable[[list[str]], str]]] = {
 }
 
 _known: dict[tuple[str, str, Statement], str] = {}
+_known_inserts: dict[tuple[str, str, type[Model], tuple[str, ...]], tuple[str, list[Field[Any, Any]]]] = {}
 
 
 def fetch(using: str, statement: Statement, *values: Any) -> list[tuple[Any, ...]]:
     """Return the rows of a SELECT as tuples, of text and numbers only: nothing is converted."""
-    with connections[using].cursor() as cursor:
-        cursor.execute(*_written(using, statement, values))
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        cursor.execute(*_written(connection, statement, values))
         return list(cursor.fetchall())
 
 
 def run(using: str, statement: Statement, *values: Any) -> None:
-    """Run an UPDATE or INSERT."""
-    with connections[using].cursor() as cursor:
-        cursor.execute(*_written(using, statement, values))
+    """Run an UPDATE."""
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        cursor.execute(*_written(connection, statement, values))
 
 
 def update_of(rows: QuerySet[Any], **fields: Any) -> Query:
@@ -59,12 +63,22 @@ def update_of(rows: QuerySet[Any], **fields: Any) -> Query:
     return query
 
 
-def insert_of(model: type[Model], **fields: Any) -> Query:
-    """Return the query that inserts one row with these fields, in the model's order; the database fills in the rest."""
-    query = InsertQuery(model)
-    named = [field for field in model._meta.concrete_fields if field.name in fields]
-    query.insert_values(named, [model(**fields)])
-    return query
+def insert(using: str, model: type[Model], **values: Any) -> Any:
+    """Insert a row; return its primary key, or None on a database that can not say it in the same breath.
+
+    :param values: what its fields (by ``attname``) are to hold, no expressions; the database fills in the rest.
+    """
+    connection = connections[using]
+    key = using, connection.vendor, model, tuple(values)
+    if (known := _known_inserts.get(key)) is None:
+        known = _known_inserts[key] = _written_insert(connection, model, values)
+    sql, fields = known
+    parameters = [
+        field.get_db_prep_save(value, connection) for field, value in zip(fields, values.values(), strict=True)
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return cursor.fetchall()[0][0] if connection.features.can_return_rows_from_bulk_insert else None
 
 
 def among(texts: Iterable[str], using: str) -> Any:
@@ -76,13 +90,26 @@ def among(texts: Iterable[str], using: str) -> Any:
     return RawSQL(rows, [parameter(texts)])
 
 
-def _written(using: str, statement: Statement, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
-    connection = connections[using]
-    key = using, connection.vendor, statement
+def _written(
+    connection: BaseDatabaseWrapper, statement: Statement, values: tuple[Any, ...]
+) -> tuple[str, tuple[Any, ...]]:
+    key = connection.alias, connection.vendor, statement
     if (sql := _known.get(key)) is not None:
         return sql, values
-    written: Any = statement(*values).get_compiler(connection=connection).as_sql()
-    sql, parameters = written[0] if isinstance(written, list) else written  # An INSERT may be several.
+    sql, parameters = statement(*values).get_compiler(connection=connection).as_sql()
     if tuple(parameters) == values:  # Else this database has it in another form, which is right this time only.
         _known[key] = sql
     return sql, tuple(parameters)
+
+
+def _written_insert(
+    connection: BaseDatabaseWrapper, model: type[Model], values: dict[str, Any]
+) -> tuple[str, list[Field[Any, Any]]]:
+    by_name = {field.attname: field for field in model._meta.concrete_fields}
+    query, fields = InsertQuery(model), [by_name[name] for name in values]
+    query.insert_values(fields, [model(**values)])
+    ((sql, _),) = query.get_compiler(connection=connection).as_sql()
+    if connection.features.can_return_rows_from_bulk_insert:
+        assert model._meta.pk.column is not None
+        sql += f" RETURNING {connection.ops.quote_name(model._meta.pk.column)}"
+    return sql, fields

@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 from django.contrib.auth.models import AnonymousUser, Group, User
 from django.db import connection, transaction
+from django.db.models.signals import post_save
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
@@ -116,6 +117,30 @@ def test_notify_payload_with_actor_target_and_expiry(alice: User) -> None:
     assert payload["expires_at"] == expires_at.isoformat()
     assert payload["actor"].items() >= {"type": "user", "id": str(alice.pk)}.items()
     assert payload["target"].items() >= {"type": "order", "id": str(order.pk)}.items()
+
+
+@pytest.mark.parametrize("listened", [False, True], ids=["alone", "with receivers"])
+def test_notify_returns_what_was_saved(alice: User, listened: bool) -> None:
+    order = Order.objects.create(customer=alice, number="A-1")
+    told: list[tuple[Any, ...]] = []
+
+    def saved(instance: Notification, created: bool, using: str, raw: bool, **rest: Any) -> None:
+        told.append((instance.pk, created, using, raw))
+
+    if listened:
+        post_save.connect(saved, sender=Notification)
+    try:
+        data, expires_at = {"a": [1, None, "é"]}, timezone.now() + timedelta(hours=1)
+        row = notify(alice, TITLE, "é", data=data, tag="t", actor=alice, target=order, expires_at=expires_at)
+    finally:
+        post_save.disconnect(saved, sender=Notification)
+    assert told == ([(row.pk, True, "default", False)] if listened else [])
+    found = Notification.objects.get()
+    for field in Notification._meta.concrete_fields:
+        assert getattr(row, field.attname) == getattr(found, field.attname), field
+    row.title = "again"
+    row.save()
+    assert Notification.objects.get().title == "again"
 
 
 def test_notify_to_a_group_and_to_topics() -> None:

@@ -9,10 +9,11 @@ import pytest
 from django.db import connection
 from django.db.models import F, Value
 from django.db.models.sql import Query
+from django.utils import timezone
 
 from notifications import statements
-from notifications.models import Event, Topic
-from notifications.statements import among, fetch, insert_of, run, update_of
+from notifications.models import Event, Notification, Topic
+from notifications.statements import among, fetch, insert, run, update_of
 
 pytestmark = pytest.mark.django_db
 
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture(autouse=True)
 def nothing_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statements, "_known", {})
+    monkeypatch.setattr(statements, "_known_inserts", {})
 
 
 def named(name: str) -> Query:
@@ -49,23 +51,35 @@ def test_update_with_other_values() -> None:
     assert sorted(Topic.objects.values_list("name", "head")) == [("a", 5), ("b", 7)]
 
 
-def added(topic: str, type: str, payload: str) -> Query:
-    return insert_of(Event, topic=topic, type=type, payload=payload)
-
-
-def test_insert_of_other_values(django_assert_num_queries: Any) -> None:
-    written = mock.Mock(side_effect=added)
+def test_insert_of_other_values(monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any) -> None:
+    written = mock.Mock(side_effect=statements._written_insert)
+    monkeypatch.setattr(statements, "_written_insert", written)
+    given = [("a", "ping", "{}"), ("b%s", "pong", '{"100%": "é"}'), ("a", "ping", "{}")]
     with django_assert_num_queries(3):
-        for values in (("a", "ping", "{}"), ("b%s", "pong", '{"100%": "é"}'), ("a", "ping", "{}")):
-            run("default", written, *values)
-    written.assert_called_once_with("a", "ping", "{}")
+        keys = [insert("default", Event, topic=topic, type=type, payload=payload) for topic, type, payload in given]
+    written.assert_called_once()
     rows = list(Event.objects.order_by("pk"))
-    assert [(row.topic, row.type, row.payload) for row in rows] == [
-        ("a", "ping", "{}"),
-        ("b%s", "pong", '{"100%": "é"}'),
-        ("a", "ping", "{}"),
-    ]
+    assert [(row.topic, row.type, row.payload) for row in rows] == given
     assert all(row.seq is None and row.created_at is not None for row in rows)
+    if connection.features.can_return_rows_from_bulk_insert:
+        assert keys == [row.pk for row in rows]
+    else:
+        assert keys == [None] * 3
+
+
+def test_insert_of_other_fields_is_another_statement() -> None:
+    insert("default", Topic, name="a", epoch="e", head=1, floor=0)
+    insert("default", Topic, head=2, name="b", floor=1, epoch="f")
+    assert sorted(Topic.objects.values_list("name", "epoch", "head", "floor")) == [("a", "e", 1, 0), ("b", "f", 2, 1)]
+
+
+def test_values_are_inserted_as_their_fields_have_them() -> None:
+    now = timezone.now()
+    values = {"kind": "message", "level": "info", "title": "é %s", "body": "", "url": "", "tag": "", "actor_id": ""}
+    insert("default", Notification, **values, topic="a", target_id="7", data={"a": [1, None, "é"]}, created_at=now)
+    row = Notification.objects.get()
+    assert (row.data, row.created_at, row.target_id, row.title) == ({"a": [1, None, "é"]}, now, "7", "é %s")
+    assert row.expires_at is None and row.broadcast_id is None
 
 
 def test_statement_with_parameters_of_its_own_is_written_each_time() -> None:

@@ -269,8 +269,6 @@ DEFAULTS: dict[str, Any] = {
     "expires_at": None,
 }
 LEVELS = Level.values
-#: What is given when a notification is written; the database gives its key.
-WRITTEN = [field for field in Notification._meta.concrete_fields if not field.primary_key]
 BROADCAST_FIELDS = frozenset({"title", "body", "level", "url", "kind", "data", "tag", "expires_at"})
 
 
@@ -345,11 +343,14 @@ def _publish_all(notifications: list[Notification]) -> None:
 
 
 def _save(notification: Notification, alias: str) -> None:
-    """As ``save(force_insert=True)``, whose statement is written anew each time, where no receiver is to be told."""
+    """Save a new notification; without the ORM, which writes its statement anew each time, where nobody can tell."""
     told = pre_save.has_listeners(Notification) or post_save.has_listeners(Notification)
     if told or not connections[alias].features.can_return_rows_from_bulk_insert:
         return notification.save(using=alias, force_insert=True)
-    values = {field.attname: getattr(notification, field.attname) for field in WRITTEN}
+    fields = Notification._meta.concrete_fields
+    values = {f.attname: f.pre_save(notification, True) for f in fields if not (f.primary_key or f.generated)}
+    if any(hasattr(value, "resolve_expression") for value in values.values()):  # A field that the site added, say.
+        return notification.save(using=alias, force_insert=True)
     notification.pk = insert(alias, Notification, **values)
     notification._state.adding, notification._state.db = False, alias
 

@@ -9,8 +9,8 @@ driver; here they are one (:func:`among`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -37,8 +37,17 @@ ROWS_OF: dict[str, tuple[str, Callable[[list[str]], str]]] = {
     "sqlite": ("SELECT value FROM json_each(%s)", json.dumps),
 }
 
+
+class KnownInsert(NamedTuple):
+    """The INSERT of a row with these fields; ``returns``: its primary key."""
+
+    sql: str
+    fields: Sequence[Field[Any, Any]]
+    returns: bool
+
+
 _known: dict[tuple[str, str, Statement], str] = {}
-_known_inserts: dict[tuple[str, str, type[Model], tuple[str, ...]], tuple[str, list[Field[Any, Any]]]] = {}
+_known_inserts: dict[tuple[str, str, type[Model], tuple[str, ...]], KnownInsert] = {}
 
 
 def fetch(using: str, statement: Statement, *values: Any) -> list[tuple[Any, ...]]:
@@ -63,7 +72,7 @@ def update_of(rows: QuerySet[Any], **fields: Any) -> Query:
     return query
 
 
-def insert(using: str, model: type[Model], **values: Any) -> Any:
+def insert(using: str, model: type[Model], /, **values: Any) -> Any:
     """Insert a row; return its primary key, or None on a database that can not say it in the same breath.
 
     :param values: what its fields (by ``attname``) are to hold, no expressions; the database fills in the rest.
@@ -72,13 +81,12 @@ def insert(using: str, model: type[Model], **values: Any) -> Any:
     key = using, connection.vendor, model, tuple(values)
     if (known := _known_inserts.get(key)) is None:
         known = _known_inserts[key] = _written_insert(connection, model, values)
-    sql, fields = known
     parameters = [
-        field.get_db_prep_save(value, connection) for field, value in zip(fields, values.values(), strict=True)
+        field.get_db_prep_save(value, connection) for field, value in zip(known.fields, values.values(), strict=True)
     ]
     with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return cursor.fetchall()[0][0] if connection.features.can_return_rows_from_bulk_insert else None
+        cursor.execute(known.sql, parameters)
+        return cursor.fetchall()[0][0] if known.returns else None
 
 
 def among(texts: Iterable[str], using: str) -> Any:
@@ -102,14 +110,12 @@ def _written(
     return sql, tuple(parameters)
 
 
-def _written_insert(
-    connection: BaseDatabaseWrapper, model: type[Model], values: dict[str, Any]
-) -> tuple[str, list[Field[Any, Any]]]:
+def _written_insert(connection: BaseDatabaseWrapper, model: type[Model], values: dict[str, Any]) -> KnownInsert:
     by_name = {field.attname: field for field in model._meta.concrete_fields}
     query, fields = InsertQuery(model), [by_name[name] for name in values]
     query.insert_values(fields, [model(**values)])
-    ((sql, _),) = query.get_compiler(connection=connection).as_sql()
-    if connection.features.can_return_rows_from_bulk_insert:
-        assert model._meta.pk.column is not None
-        sql += f" RETURNING {connection.ops.quote_name(model._meta.pk.column)}"
-    return sql, fields
+    compiler: Any = query.get_compiler(connection=connection)
+    if returns := connection.features.can_return_rows_from_bulk_insert:
+        compiler.returning_fields = [model._meta.pk]
+    ((sql, _),) = compiler.as_sql()
+    return KnownInsert(sql, fields, returns)

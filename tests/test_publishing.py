@@ -15,7 +15,8 @@ from unittest import mock
 import pytest
 from django.contrib.auth.models import AnonymousUser, Group, User
 from django.db import connection, transaction
-from django.db.models.signals import post_save
+from django.db.models import Value
+from django.db.models.signals import ModelSignal, post_save, pre_save
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
@@ -32,6 +33,7 @@ from notifications import (
     notify_many,
     publish,
     recall,
+    statements,
 )
 from notifications.access import InvalidTopic
 from notifications.models import Broadcast, Event, Notification
@@ -119,28 +121,63 @@ def test_notify_payload_with_actor_target_and_expiry(alice: User) -> None:
     assert payload["target"].items() >= {"type": "order", "id": str(order.pk)}.items()
 
 
-@pytest.mark.parametrize("listened", [False, True], ids=["alone", "with receivers"])
-def test_notify_returns_what_was_saved(alice: User, listened: bool) -> None:
+@pytest.fixture
+def saves() -> Iterator[mock.Mock]:
+    """Django's own ``save()`` of notifications, watched."""
+    with mock.patch.object(Notification, "save", autospec=True, side_effect=Notification.save) as save:
+        yield save
+
+
+def assert_notify_returns_what_is_stored(alice: User) -> Notification:
     order = Order.objects.create(customer=alice, number="A-1")
-    told: list[tuple[Any, ...]] = []
-
-    def saved(instance: Notification, created: bool, using: str, raw: bool, **rest: Any) -> None:
-        told.append((instance.pk, created, using, raw))
-
-    if listened:
-        post_save.connect(saved, sender=Notification)
-    try:
-        data, expires_at = {"a": [1, None, "é"]}, timezone.now() + timedelta(hours=1)
-        row = notify(alice, TITLE, "é", data=data, tag="t", actor=alice, target=order, expires_at=expires_at)
-    finally:
-        post_save.disconnect(saved, sender=Notification)
-    assert told == ([(row.pk, True, "default", False)] if listened else [])
+    data, expires_at = {"a": [1, None, "é"]}, timezone.now() + timedelta(hours=1)
+    row = notify(alice, TITLE, "é", data=data, tag="t", actor=alice, target=order, expires_at=expires_at)
     found = Notification.objects.get()
     for field in Notification._meta.concrete_fields:
         assert getattr(row, field.attname) == getattr(found, field.attname), field
+    assert (row._state.adding, row._state.db) == (False, "default")
+    return row
+
+
+def test_notify_returns_what_is_stored(alice: User, saves: mock.Mock) -> None:
+    row = assert_notify_returns_what_is_stored(alice)
+    if connection.features.can_return_rows_from_bulk_insert:
+        saves.assert_not_called()
     row.title = "again"
     row.save()
     assert Notification.objects.get().title == "again"
+
+
+@pytest.mark.parametrize("signal", [pre_save, post_save], ids=["pre_save", "post_save"])
+def test_notify_tells_receivers_of_djangos_signals(signal: ModelSignal, alice: User) -> None:
+    told: list[Any] = []
+
+    def saved(instance: Notification, using: str, raw: bool, **rest: Any) -> None:
+        told.append((instance.title, using, raw, rest.get("created", True)))
+
+    signal.connect(saved, sender=Notification)
+    try:
+        assert_notify_returns_what_is_stored(alice)
+    finally:
+        signal.disconnect(saved, sender=Notification)
+    assert told == [(TITLE, "default", False, True)]
+
+
+def test_notify_where_an_insert_returns_nothing(alice: User, saves: mock.Mock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(connection.features), "can_return_rows_from_bulk_insert", False)
+    monkeypatch.setattr(statements, "_known_inserts", {})
+    assert_notify_returns_what_is_stored(alice)
+    saves.assert_called_once()
+    assert len(payloads(f"user:{alice.pk}")) == 1
+
+
+def test_notify_with_a_field_that_the_database_fills_in(
+    alice: User, saves: mock.Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Notification._meta.get_field("tag"), "pre_save", lambda row, add: Value("added"))
+    notify(alice, TITLE)
+    saves.assert_called_once()
+    assert Notification.objects.get().tag == "added"
 
 
 def test_notify_to_a_group_and_to_topics() -> None:

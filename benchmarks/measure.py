@@ -93,7 +93,8 @@ class Run:
         """Return the figures; ``everything`` is the full programme, else cost and memory, and with 1,000 latency."""
         backstage, target = self.backstage, self.target
         with ExitStack() as stack:
-            self.server = stack.enter_context(MeasuredServer(target.command, backstage.environment("postgres")))
+            environment = backstage.environment("postgres") | target.environment
+            self.server = stack.enter_context(MeasuredServer(target.command, environment))
             self.publisher = stack.enter_context(backstage.publisher(target.publisher, self.server.port))
             with self._clients(min(50, self.size)) as self.load:
                 self._warm_up()

@@ -28,6 +28,8 @@ FULL = "1000"
 FLOOR = "floor, C, epoll"
 SSE, SOCKET = "notifications SSE", "notifications WebSocket"
 EVENTSTREAM, TUTORIAL = "django-eventstream", "Channels tutorial, pub/sub"
+#: See :func:`benchmarks.targets.by_stock_send`.
+STOCK = "daphne, stock"
 
 #: Column, key in the results, digits.
 COLUMNS = [
@@ -119,14 +121,16 @@ def claims(results: dict[str, Any]) -> Iterator[tuple[str, float | None, float, 
     floor = figure(results, FLOOR, cost)
     socket_io = of("Socket.IO", "node", cost)
     uvicorn = {name: of(name, "uvicorn", cost) for name in (SSE, SOCKET, EVENTSTREAM, TUTORIAL)}
-    daphne = {name: of(name, "daphne", cost) for name in (SSE, SOCKET, EVENTSTREAM, TUTORIAL)}
+    daphne = {name: of(name, "daphne", cost) for name in (EVENTSTREAM, TUTORIAL)}
     yield "uvicorn: SSE, of django-eventstream", ratio(uvicorn[SSE], uvicorn[EVENTSTREAM]), 0.20, "×"
     yield "uvicorn: WebSocket, of the tutorial's consumer", ratio(uvicorn[SOCKET], uvicorn[TUTORIAL]), 0.08, "×"
     yield "uvicorn: WebSocket, of Socket.IO", ratio(uvicorn[SOCKET], socket_io), 1.25, "×"
     yield "uvicorn: SSE, of the floor in C", ratio(uvicorn[SSE], floor), 2.5, "×"
     yield "uvicorn: WebSocket, of the floor in C", ratio(uvicorn[SOCKET], floor), 2.5, "×"
-    yield "daphne: SSE, of django-eventstream", ratio(daphne[SSE], daphne[EVENTSTREAM]), 0.42, "×"
-    yield "daphne: WebSocket, of the tutorial's consumer", ratio(daphne[SOCKET], daphne[TUTORIAL]), 0.25, "×"
+    for server in ("daphne", STOCK):
+        yield f"{server}: SSE, of django-eventstream", ratio(of(SSE, server, cost), daphne[EVENTSTREAM]), 0.42, "×"
+        peer = ratio(of(SOCKET, server, cost), daphne[TUTORIAL])
+        yield f"{server}: WebSocket, of the tutorial's consumer", peer, 0.25, "×"
     for server, limit in (("uvicorn", 20.0), ("daphne", 50.0)):
         for name in (SSE, SOCKET):
             yield f"{server}: {name}, p99 at 5 broadcasts a second", of(name, server, p99), limit, "ms"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 __all__ = ["Target", "User", "targets"]
@@ -33,6 +33,7 @@ class Target:
     :ivar protocol, ready: as ``load.c`` has them.
     :ivar publisher: a kind of :mod:`benchmarks.publishers`.
     :ivar most: more connections than this are not tried; a broadcast would take seconds.
+    :ivar environment: variables that the server gets beside those that tell where the databases are.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Target:
     publisher: str
     headers: dict[str, str] = field(default_factory=dict)
     most: int = 10_000
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -79,6 +81,12 @@ def ours(server: str, command: list[str]) -> list[Target]:
     ]
 
 
+def by_stock_send(target: Target) -> Target:
+    """Return the same without ``DIRECT_WRITES``: every byte goes through the server's own ``send()``."""
+    environment = {"BENCH_DIRECT_WRITES": "0"}
+    return replace(target, server=f"{target.server}, stock", most=1000, environment=environment)
+
+
 def peers(server: str, command: list[str]) -> list[Target]:
     stream, sockets = "/events/?channel=everyone&channel=user-{user}", "/ws/chat/?user={user}"
     return [
@@ -107,6 +115,7 @@ def targets(cache: Path) -> list[Target]:
         Target("floor", "uvloop", uvloop, "/?user={user}", "sse", "", "floor"),
         *ours("uvicorn", UVICORN),
         *ours("daphne", DAPHNE),
+        *map(by_stock_send, ours("daphne", DAPHNE)),
         Target("Socket.IO", "node", node, sockets, "sio", '42["ready"]', "redis"),
         Target("sse-starlette", "uvicorn", starlette, "/events?user={user}", "sse", "event: ready", "redis"),
         *peers("uvicorn", UVICORN),

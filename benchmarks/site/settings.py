@@ -52,6 +52,8 @@ CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
         "CONFIG": {"hosts": [os.environ["REDIS_URL"]]},
     }
 }
+#: Off where a server's own ``send()`` is what is measured.
+NOTIFICATIONS = {} if os.environ.get("BENCH_DIRECT_WRITES", "1") == "1" else {"DIRECT_WRITES": False}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
 USE_TZ = True

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["all_plots"]
 
-WIDTH, LEFT, RIGHT, ROW = 760, 260, 70, 26
+WIDTH, LEFT, RIGHT, ROW = 790, 290, 70, 26
 OURS, THEIRS, FLOOR = "#0b6e4f", "#8a94a6", "#c9a227"
 STYLE = (
     "<style>text{font:13px system-ui,sans-serif;fill:#222}.t{font-weight:600;font-size:15px}"
@@ -42,7 +42,7 @@ def bars(title: str, subtitle: str, values: dict[str, float], digits: int = 1) -
 
 def lines(title: str, subtitle: str, series: dict[str, dict[int, float]]) -> str:
     """Return lines over the number of connections; both axes are logarithmic."""
-    height, top, bottom, left, right = 430, 56, 40, 50, 250
+    height, top, bottom, left, right = 430, 56, 40, 50, 280
     xs = sorted({x for points in series.values() for x in points})
     ys = [y for points in series.values() for y in points.values()]
     if len(xs) < 2 or not ys:

@@ -1,4 +1,4 @@
-"""``startproject``'s settings with PostgreSQL, Redis and ``notifications``; nothing of it is switched off or tuned."""
+"""``startproject``'s settings with PostgreSQL, Redis and ``notifications``; nothing of it is tuned."""
 
 from __future__ import annotations
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from functools import cached_property
+from functools import cached_property, lru_cache
 from io import BytesIO
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.core.handlers.base import BaseHandler
 from django.core.signals import request_started
@@ -50,10 +51,7 @@ class Admission(ASGIHandler):
         """Return whether this is a request for the event stream."""
         if scope["method"] != "GET" or not scope["path"].endswith("/stream/"):
             return False
-        try:
-            return resolve(scope["path"].removeprefix(scope.get("root_path") or "")).func is views.stream
-        except Resolver404:
-            return False
+        return _is_stream(scope["path"].removeprefix(scope.get("root_path") or ""), settings.ROOT_URLCONF)  # type: ignore[misc]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handover, hub = scope[SCOPE_KEY], current_hub()
@@ -96,6 +94,16 @@ class Admission(ASGIHandler):
         """As Django's, with the stream's view in the form that needs no event loop."""
         callback, arguments, named = super().resolve_request(request)
         return views.stream_in_thread if callback is views.stream else callback, arguments, named
+
+
+# What is remembered wrongly (a site may change its URLs, or have them by language) costs time only: Django resolves the
+# request again, in either of the two ways.
+@lru_cache(maxsize=64)
+def _is_stream(path: str, urlconf: str) -> bool:
+    try:
+        return resolve(path, urlconf).func is views.stream
+    except Resolver404:
+        return False
 
 
 async def _gone(receive: Receive) -> None:

@@ -12,9 +12,13 @@ __all__ = ["Batch"]
 K = TypeVar("K")
 V = TypeVar("V")
 
+#: Seconds that a batch waits for more keys if some came while the one before it was looked up: then there is a rush,
+#: which as many queries as there is time for would only make longer.
+GATHER = 0.01
+
 
 class Batch(Generic[K, V]):
-    """Collects keys while the previous batch is being looked up, then looks them up together.
+    """Collects keys while the previous batch is being looked up, and a moment longer, then looks them up together.
 
     :param run: ``await run(keys)`` returns a dict; keys that are missing from it are answered with None.
     :param limit: how many keys one call of ``run`` gets at most.
@@ -62,3 +66,5 @@ class Batch(Generic[K, V]):
                 for key, future in futures.items():
                     if not future.done():
                         future.set_result(values.get(key))
+            if 0 < len(self._waiting) < self._limit:
+                await asyncio.sleep(GATHER)

@@ -112,17 +112,19 @@ class Link:
         for host in () if anyway else tuple(by_host):
             if host in self.away or doorbell.breakers[host].is_open:
                 del by_host[host]
-        joined = await asyncio.gather(*map(self._join, by_host.values()))
+        joined = await asyncio.gather(*map(self._join, by_host.keys(), by_host.values()))
         return {
             topic for topics, confirmed in zip(by_host.values(), joined, strict=True) if confirmed for topic in topics
         }
 
-    async def _join(self, topics: Sequence[str]) -> bool:
+    async def _join(self, host: int, topics: Sequence[str]) -> bool:
         try:
             async with asyncio.timeout(JOIN_TIMEOUT):
                 await self._has_channel.wait()
-                for topic in topics:
-                    await self._group("add", topic)
+                groups = [doorbell.group_name(topic) for topic in topics]
+                if not await pubsub.join(doorbell.channel_layer(), host, self._channel or "", groups):
+                    for topic in topics:
+                        await self._group("add", topic)
                 pubsub.quicken(doorbell.channel_layer())
                 # Subscriptions to one host are made in order, so that the last one's echo stands for all.
                 await self._echo(topics[-1:] if self.hosts() <= self.links() else topics)

@@ -1,9 +1,9 @@
 """All that this project knows of the insides of channels_redis' pub/sub layer.
 
 What the interface of a channel layer does not tell: on which of several Redis hosts a group is, and how the connection
-to one of them is made anew. What it does one by one: a PUBLISH for each group, and for each message a timer, a retry
-and a health check of redis-py's, which cost more than all that is made of a direct message afterwards. Whatever is not
-found as expected (another layer, another version) is None or False here, and is done by the interface.
+to one of them is made anew. What it does one by one: a PUBLISH and a SUBSCRIBE for each group, and for each message a
+timer, a retry and a health check of redis-py's, which cost more than all that is made of a direct message afterwards.
+Whatever is not found as expected (another layer, another version) is None or False here, and is done by the interface.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Any
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.asyncio.client import PubSub
 
-__all__ = ["QuickPubSub", "names_on", "publish", "quicken", "reconnect", "shard_of", "waiting"]
+__all__ = ["QuickPubSub", "join", "names_on", "publish", "quicken", "reconnect", "shard_of", "waiting"]
+
+#: Names of one SUBSCRIBE, when all that a process reads is subscribed to again.
+NAMES_AT_ONCE = 500
 
 
 def shard_of(layer: Any, group: str) -> int | None:
@@ -53,6 +56,40 @@ async def publish(layer: Any, host: int, messages: Sequence[tuple[str, dict[str,
     return True
 
 
+async def join(layer: Any, host: int, channel: str, groups: Sequence[str]) -> bool:
+    """Add a channel to groups, which are all on that host, by one command; return False if unable to.
+
+    As with the layer's own ``group_add``, Redis may not have heard of it yet.
+
+    :raises Exception: whatever redis-py raises; then the channel may be in any of them, or none, and may join again.
+    """
+    if type(layer) is not RedisPubSubChannelLayer:
+        return False
+    try:
+        inner = layer._get_layer()
+        shard, members, known = inner._shards[host], inner.groups, channel in inner.channels
+        names = [inner._get_group_channel_name(group) for group in groups]
+        shard._subscribed_to, shard._ensure_redis, shard._ensure_receiver, shard._lock  # noqa: B018 -- Are they there?
+    except (AttributeError, LookupError):
+        return False
+    if not known:
+        return False
+    for name in names:
+        members.setdefault(name, set()).add(channel)
+    await _subscribe(shard, names)
+    return True
+
+
+async def _subscribe(shard: Any, names: Sequence[str]) -> None:
+    async with shard._lock:
+        new = [name for name in names if name not in shard._subscribed_to]
+        if new:
+            shard._ensure_redis()
+            shard._ensure_receiver()
+            await shard._pubsub.subscribe(*new)
+            shard._subscribed_to.update(new)
+
+
 def waiting(layer: Any, channel: str) -> Iterator[Any]:
     """Yield the messages that wait in a channel, without waiting for one; an exception for what is not understood."""
     if type(layer) is not RedisPubSubChannelLayer:
@@ -83,8 +120,8 @@ async def reconnect(layer: Any, host: int) -> None:
     shard = inner._shards[host]
     names = names_on(layer, host)
     await shard.flush()
-    for name in names:
-        await shard.subscribe(name)
+    for start in range(0, len(names), NAMES_AT_ONCE):
+        await _subscribe(shard, names[start : start + NAMES_AT_ONCE])
     quicken(layer)
 
 

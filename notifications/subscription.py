@@ -242,7 +242,7 @@ class Subscription:
         self.write, self.port, self.stepper = write, port, Stepper()
 
     def take_encoded(self, events: Sequence[LiveEvent]) -> bytes | None:
-        """Take these events of one topic, and return them as bytes for the port; None: they are to be queued.
+        """Take these events of one topic, and return them as bytes for the port, none without one; None: queue them.
 
         This is all that is done for a connection, as a rule, before its port writes. So it looks at as little as it
         can: with thousands of connections, what it looks at is in no cache.
@@ -250,17 +250,21 @@ class Subscription:
         moved, event = self._moved, events[0]
         if not self.idle or moved is None or moved.state is not event.state or moved.seq + 1 != event.seq or self.muted:
             return None
+        if self.port is None:
+            # The task may have been cancelled, and `idle` does not say so; a port would see that the client has gone.
+            if self.waiter is None or self.waiter.done():
+                return None
+            self._moved = events[-1]
+            return b""
         self._moved = events[-1]
         if len(events) > 1:
             return self._encode(self._frames(events))
-        assert self.port is not None
         return self.port.encode(event.envelope, f"{self._before}{event.mark.part}{self._after}")
 
     def put(self, data: bytes, events: Sequence[LiveEvent]) -> None:
         """Write what :meth:`take_encoded` returned for these events."""
-        assert self.port is not None
         try:
-            if not self.port.write(data):
+            if self.port is None or not self.port.write(data):
                 self.step(self._frames(events))
         except BaseException as error:
             self.fail(error)
@@ -354,7 +358,7 @@ class Subscription:
         if self.queue or self.due or self.ended is not None or not self.live:
             return
         self.waiter = asyncio.get_running_loop().create_future()
-        self.idle = self.port is not None
+        self.idle = self.stepper is not None
         try:
             await self.waiter
         finally:

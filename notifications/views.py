@@ -134,7 +134,7 @@ def _refusal(request: HttpRequest) -> HttpResponse | None:
 
 
 def _cursor(request: HttpRequest) -> str | None:
-    return request.headers.get("Last-Event-ID") or request.GET.get("cursor") or None
+    return request.META.get("HTTP_LAST_EVENT_ID") or request.GET.get("cursor") or None
 
 
 def _streaming(response: R) -> R:

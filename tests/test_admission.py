@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
+from unittest import mock
 
 import pytest
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
@@ -17,7 +18,7 @@ from django.core.signals import request_finished, request_started
 from django.db import connections
 from django.http import HttpRequest, HttpResponse
 from django.test import Client as Browser
-from django.urls import path
+from django.urls import path, resolve
 
 from notifications import admission, turns, views
 from notifications.admission import Admission
@@ -123,6 +124,24 @@ def test_only_the_stream_is_taken(settings: Any) -> None:
     assert not Admission.takes(scope(STREAM, method="POST"))
     for other in ("/notifications/", "/notifications/events/", "/mine/stream/", "/nowhere/stream/", "/other/"):
         assert not Admission.takes(scope(other))
+
+
+def test_path_of_the_stream_is_looked_up_once(settings: Any) -> None:
+    settings.ROOT_URLCONF = __name__
+    admission._is_stream.cache_clear()
+    with mock.patch.object(admission, "resolve", side_effect=resolve) as resolved:
+        assert Admission.takes(scope(STREAM)) and Admission.takes(scope(STREAM))
+        assert not Admission.takes(scope("/mine/stream/")) and not Admission.takes(scope("/mine/stream/"))
+        assert resolved.call_count == 2
+        settings.ROOT_URLCONF = "tests.without_urls"
+        with pytest.raises(ModuleNotFoundError):
+            Admission.takes(scope(STREAM))
+
+
+async def test_view_that_took_the_place_of_the_stream_answers(middleware: Any, settings: Any) -> None:
+    with mock.patch.object(admission, "_is_stream", return_value=True):  # It was, when it was looked up.
+        async with InProcess(middleware("ordinary")).get("/mine/stream/", {}) as response:
+            assert (response.status, response.headers["x-ordinary"]) == (200, "yes")
 
 
 def test_settings_are_not_read_while_the_application_is_made(settings: Any) -> None:

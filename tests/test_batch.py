@@ -50,6 +50,23 @@ async def test_askers_during_a_call_share_the_next_one() -> None:
     assert lookup.calls == [["a"], ["a", "b"]]
 
 
+async def test_rush_waits_for_more_between_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("notifications.batch.GATHER", 0.2)
+    lookup = Lookup()
+    lookup.gate.clear()
+    batch = Batch(lookup, 500)
+    first = asyncio.create_task(batch.get("a"))
+    await lookup.called.wait()
+    second = asyncio.create_task(batch.get("b"))
+    await asyncio.sleep(0)
+    lookup.gate.set()
+    await first
+    await asyncio.sleep(0.02)
+    assert await batch.get("c") == "C"
+    assert await second == "B"
+    assert lookup.calls == [["a"], ["b", "c"]]
+
+
 async def test_no_call_gets_more_keys_than_the_limit() -> None:
     lookup = Lookup()
     answers = await Batch(lookup, 2).get_many("abcde")

@@ -136,6 +136,46 @@ async def test_many_messages_go_and_come_at_once(layer: Any, redis_server: Redis
     assert waited_for.await_count < 100, "messages that came together are read one by one"
 
 
+def subscribed(server: RedisServer) -> int:
+    with server.client() as client:
+        return int(client.info("commandstats").get("cmdstat_subscribe", {}).get("calls", 0))
+
+
+async def test_many_groups_are_joined_at_once(layer: Any, redis_server: RedisServer) -> None:
+    channel = await layer.new_channel()
+    groups = [doorbell.group_name(f"topic:{number}") for number in range(300)]
+    before = subscribed(redis_server)
+    assert await pubsub.join(layer, 0, channel, groups[:200])
+    assert await pubsub.join(layer, 0, channel, groups), "this version is not recognised any more"
+    assert await pubsub.join(layer, 0, channel, groups)  # They are all joined, and Redis is not asked again.
+    assert subscribed(redis_server) == before + 2
+    async with asyncio.timeout(20):
+        for group in (groups[0], groups[199], groups[-1]):
+            await layer.group_send(group, {"group": group})
+            assert await layer.receive(channel) == {"group": group}
+    for group in groups:
+        await layer.group_discard(group, channel)
+    assert len(pubsub.names_on(layer, 0)) == 1
+
+
+async def test_group_that_could_not_be_joined_is_joined_next_time(layer: Any, redis_server: RedisServer) -> None:
+    channel = await layer.new_channel()
+    with (
+        mock.patch.object(PubSub, "subscribe", side_effect=ConnectionError("away")),
+        pytest.raises(ConnectionError, match="away"),
+    ):
+        await pubsub.join(layer, 0, channel, ["everyone"])
+    assert await pubsub.join(layer, 0, channel, ["everyone"])
+    async with asyncio.timeout(20):
+        await layer.group_send("everyone", {"number": 1})
+        assert await layer.receive(channel) == {"number": 1}
+
+
+async def test_channel_that_the_layer_does_not_know_joins_nothing(layer: Any) -> None:
+    assert not await pubsub.join(layer, 0, "specific.unknown", ["everyone"])
+    assert pubsub.names_on(layer, 0) == []
+
+
 async def test_connection_that_was_made_anew_is_quick_too(layer: Any) -> None:
     channel = await layer.new_channel()
     await layer.group_add(doorbell.group_name("everyone"), channel)

@@ -350,6 +350,44 @@ async def test_deliver_writes_to_the_port_of_each() -> None:
     assert [owner.made.waiter for owner, _ in readers] == waiters  # Nobody was woken.
 
 
+async def test_deliver_without_a_port_writes_in_the_place_of_the_task() -> None:
+    state = topic()
+    owner = Owner(subscription(state))
+    await owner.waiting()
+    waiter = owner.made.waiter
+    await delivered(event(state, 1))
+    with mock.patch.object(Subscription, "push", side_effect=AssertionError("the long way")):
+        await delivered(event(state, 2))
+        await delivered(event(state, 3), event(state, 4))
+    assert owner.written == [["1.1-aa-1"], ["1.1-aa-2"], ["1.1-aa-3", "1.1-aa-4"]]
+    assert owner.made.marks[state].seq == 4
+    assert owner.made.waiter is waiter  # Nobody was woken.
+
+
+async def test_deliver_without_a_port_to_a_slow_client_is_finished_by_its_task() -> None:
+    state = topic()
+    owner = Owner(subscription(state))
+    await owner.waiting()
+    await delivered(event(state, 1))
+    owner.gate = asyncio.Event()
+    for seq in (2, 3, 4):
+        await delivered(event(state, seq))
+    assert owner.written == [["1.1-aa-1"], ["1.1-aa-2"]]  # The others wait for it.
+    owner.gate.set()
+    await eventually(lambda: owner.written[2:] == [["1.1-aa-3", "1.1-aa-4"]])
+
+
+async def test_deliver_without_a_port_to_one_that_goes_writes_nothing() -> None:
+    state = topic()
+    owner = Owner(subscription(state))
+    await owner.waiting()
+    await delivered(event(state, 1))
+    owner.task.cancel()
+    deliver(tuple(state.subscriptions), [event(state, 2)])  # Before the task has heard of it.
+    await asyncio.wait([owner.task])
+    assert owner.written == [["1.1-aa-1"]]
+
+
 async def test_deliver_keeps_the_places_of_all_topics() -> None:
     first, second, third = topic("a", id=1), topic("b", id=2), topic("c", id=3)
     owner, port = await served(first, second, third)

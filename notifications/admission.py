@@ -96,8 +96,8 @@ class Admission(ASGIHandler):
         return views.stream_in_thread if callback is views.stream else callback, arguments, named
 
 
-# What is remembered wrongly (a site may change its URLs, or have them by language) costs time only: Django resolves the
-# request again, in either of the two ways.
+# Django resolves the request again in either of the two ways, so that what is remembered wrongly (URLs by language, or
+# changed while the site runs) is answered by the right view all the same.
 @lru_cache(maxsize=64)
 def _is_stream(path: str, urlconf: str) -> bool:
     try:

@@ -18,7 +18,7 @@ GATHER = 0.01
 
 
 class Batch(Generic[K, V]):
-    """Collects keys while the previous batch is being looked up, and a moment longer, then looks them up together.
+    """Collects keys while the previous batch is being looked up, then looks them up together; in a rush a moment later.
 
     :param run: ``await run(keys)`` returns a dict; keys that are missing from it are answered with None.
     :param limit: how many keys one call of ``run`` gets at most.

@@ -30,7 +30,7 @@ JOIN_TIMEOUT = 2.0
 PROBE_INTERVAL = 4.0
 PROBE_TIMEOUT = 2.0
 RETRY_INTERVAL = 1.0
-#: What a busy process subscribes to at least, one after the other, when its connection is made anew.
+#: What a busy process subscribes to at least when its connection is made anew.
 SUBSCRIPTIONS_PER_SECOND = 1000
 #: Enough to meet every host by chance; more would be a search for a host that no name is on.
 NAMES_TRIED = 2000

@@ -63,14 +63,13 @@ async def join(layer: Any, host: int, channel: str, groups: Sequence[str]) -> bo
 
     :raises Exception: whatever redis-py raises; then the channel may be in any of them, or none, and may join again.
     """
-    if type(layer) is not RedisPubSubChannelLayer:
+    if (shard := _known_shard(layer, host)) is None:
         return False
     try:
         inner = layer._get_layer()
-        shard, members, known = inner._shards[host], inner.groups, channel in inner.channels
+        members, known = inner.groups, channel in inner.channels
         names = [inner._get_group_channel_name(group) for group in groups]
-        shard._subscribed_to, shard._ensure_redis, shard._ensure_receiver, shard._lock  # noqa: B018 -- Are they there?
-    except (AttributeError, LookupError):
+    except AttributeError:
         return False
     if not known:
         return False
@@ -78,6 +77,18 @@ async def join(layer: Any, host: int, channel: str, groups: Sequence[str]) -> bo
         members.setdefault(name, set()).add(channel)
     await _subscribe(shard, names)
     return True
+
+
+def _known_shard(layer: Any, host: int) -> Any:
+    """Return the layer's connections to a host if :func:`_subscribe` knows its way about in them, else None."""
+    if type(layer) is not RedisPubSubChannelLayer:  # One of the site's own may do more.
+        return None
+    try:
+        shard = layer._get_layer()._shards[host]
+        shard._lock, shard._subscribed_to, shard._ensure_redis, shard._ensure_receiver, shard._pubsub  # noqa: B018
+    except (AttributeError, LookupError):
+        return None
+    return shard
 
 
 async def _subscribe(shard: Any, names: Sequence[str]) -> None:
@@ -119,9 +130,13 @@ async def reconnect(layer: Any, host: int) -> None:
     inner = layer._get_layer()
     shard = inner._shards[host]
     names = names_on(layer, host)
+    known = _known_shard(layer, host) is not None
     await shard.flush()
-    for start in range(0, len(names), NAMES_AT_ONCE):
-        await _subscribe(shard, names[start : start + NAMES_AT_ONCE])
+    for start in range(0, len(names), NAMES_AT_ONCE if known else 1):
+        if known:
+            await _subscribe(shard, names[start : start + NAMES_AT_ONCE])
+        else:
+            await shard.subscribe(names[start])
     quicken(layer)
 
 

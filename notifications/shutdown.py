@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
-from math import inf
 from types import FrameType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from .hub import Hub
 
@@ -21,23 +18,12 @@ __all__ = ["install"]
 
 #: Seconds that streams have to end before the server's own handler is called.
 PATIENCE = 1.0
-#: Seconds after which it is looked again whether a hub's handlers are still in front of all others.
-LOOK_AGAIN = 1.0
-
-_looked_at: WeakKeyDictionary[Hub, float] = WeakKeyDictionary()
 
 
 def install(hub: Hub) -> None:
-    """Put the polite end in front of the present signal handlers; only the main thread can.
-
-    Called for each stream, because a server or the site may set handlers of its own at any time.
-    """
+    """Put the polite end in front of the present signal handlers; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         return
-    now = time.monotonic()
-    if now < _looked_at.get(hub, -inf) + LOOK_AGAIN:
-        return
-    _looked_at[hub] = now
     for number in (signal.SIGTERM, signal.SIGINT):
         previous = signal.getsignal(number)
         if previous is None or previous is signal.SIG_IGN:

@@ -138,10 +138,11 @@ def test_path_of_the_stream_is_looked_up_once(settings: Any) -> None:
             Admission.takes(scope(STREAM))
 
 
-async def test_view_that_took_the_place_of_the_stream_answers(middleware: Any, settings: Any) -> None:
+async def test_view_that_took_the_place_of_the_stream_answers(alice: dict[str, str], middleware: Any) -> None:
     with mock.patch.object(admission, "_is_stream", return_value=True):  # It was, when it was looked up.
-        async with InProcess(middleware("ordinary")).get("/mine/stream/", {}) as response:
-            assert (response.status, response.headers["x-ordinary"]) == (200, "yes")
+        async with InProcess(middleware("ordinary")).get("/mine/stream/", alice) as response:
+            assert (response.status, await anext(response.chunks)) == (200, b"mine")
+    assert calls == [("ordinary", False)]
 
 
 def test_settings_are_not_read_while_the_application_is_made(settings: Any) -> None:

@@ -61,7 +61,6 @@ async def test_rush_waits_for_more_between_calls(monkeypatch: pytest.MonkeyPatch
     await asyncio.sleep(0)
     lookup.gate.set()
     await first
-    await asyncio.sleep(0.02)
     assert await batch.get("c") == "C"
     assert await second == "B"
     assert lookup.calls == [["a"], ["b", "c"]]

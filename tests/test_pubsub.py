@@ -16,6 +16,7 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.asyncio.client import PubSub
 
 from notifications import doorbell, pubsub
+from notifications.link import Link
 from notifications.pubsub import QuickPubSub
 from tests.servers import RedisServer
 
@@ -158,6 +159,17 @@ async def test_many_groups_are_joined_at_once(layer: Any, redis_server: RedisSer
     assert len(pubsub.names_on(layer, 0)) == 1
 
 
+async def test_link_joins_its_groups_at_once(layer: Any) -> None:
+    link = Link(lambda message: None, lambda host, up: None)
+    receiving = asyncio.create_task(link.receive())
+    topics = {f"topic:{number}" for number in range(100)}
+    with mock.patch.object(type(layer._get_layer()), "group_add", side_effect=AssertionError("one by one")):
+        assert await link.join(topics) == topics
+    assert len(pubsub.names_on(layer, 0)) == 101
+    receiving.cancel()
+    await asyncio.wait([receiving])
+
+
 async def test_group_that_could_not_be_joined_is_joined_next_time(layer: Any, redis_server: RedisServer) -> None:
     channel = await layer.new_channel()
     with (
@@ -203,6 +215,7 @@ async def test_message_that_is_not_understood_is_not_the_end_of_the_others(layer
 async def test_other_layers_are_used_as_they_are(other: Any) -> None:
     assert pubsub.shard_of(other, "group") is None
     assert not await pubsub.publish(other, 0, [("group", {})])
+    assert not await pubsub.join(other, 0, "channel", ["group"])
     assert list(pubsub.waiting(other, "channel")) == []
     pubsub.quicken(other)
 
@@ -218,7 +231,11 @@ async def test_layer_of_the_site_s_own_is_used_as_it_is(
     own._get_layer().channels[channel].put_nowait(own.serialize({}))
     assert pubsub.shard_of(own, "group") == 0
     assert not await pubsub.publish(own, 0, [("group", {})])
+    assert not await pubsub.join(own, 0, channel, ["group"])
     assert list(pubsub.waiting(own, channel)) == []
+    with mock.patch.object(pubsub, "_subscribe", side_effect=AssertionError("all at once")):
+        await pubsub.reconnect(own, 0)
+    assert own._get_layer()._shards[0]._subscribed_to == {channel}
 
     async def slowly(group: str, message: dict[str, Any]) -> None:
         await asyncio.sleep(0.1)

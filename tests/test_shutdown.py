@@ -79,21 +79,6 @@ async def test_install_twice_is_once(stage: Stage, server: Server) -> None:
     assert isinstance(first, Polite) and first.previous is server
 
 
-async def test_install_comes_before_a_handler_that_was_set_later(stage: Stage, server: Server) -> None:
-    stage.start()
-    install(stage.hub)
-    later = Server()
-    signal.signal(signal.SIGTERM, later)
-    install(stage.hub)
-    # Too soon: for a thousand streams that open now, one look is enough.
-    assert not isinstance(signal.getsignal(signal.SIGTERM), Polite)
-    with mock.patch.object(shutdown, "LOOK_AGAIN", 0.0):
-        install(stage.hub)
-    signal.raise_signal(signal.SIGTERM)
-    await eventually(lambda: later.calls == [signal.SIGTERM])
-    assert stage.hub.closing
-
-
 async def test_install_follows_a_hub_of_another_loop(stage: Stage, server: Server) -> None:
     stage.start()
     old: Any = mock.Mock()

@@ -382,10 +382,11 @@ async def test_deliver_without_a_port_to_one_that_goes_writes_nothing() -> None:
     owner = Owner(subscription(state))
     await owner.waiting()
     await delivered(event(state, 1))
-    owner.task.cancel()
-    deliver(tuple(state.subscriptions), [event(state, 2)])  # Before the task has heard of it.
+    asyncio.get_running_loop().call_soon(deliver, tuple(state.subscriptions), [event(state, 2)])
+    owner.task.cancel()  # Which it hears of after that.
     await asyncio.wait([owner.task])
     assert owner.written == [["1.1-aa-1"]]
+    assert owner.made.marks[state].seq == 1
 
 
 async def test_deliver_keeps_the_places_of_all_topics() -> None:

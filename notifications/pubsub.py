@@ -132,11 +132,12 @@ async def reconnect(layer: Any, host: int) -> None:
     names = names_on(layer, host)
     known = _known_shard(layer, host) is not None
     await shard.flush()
-    for start in range(0, len(names), NAMES_AT_ONCE if known else 1):
-        if known:
+    if known:
+        for start in range(0, len(names), NAMES_AT_ONCE):
             await _subscribe(shard, names[start : start + NAMES_AT_ONCE])
-        else:
-            await shard.subscribe(names[start])
+    else:
+        for name in names:
+            await shard.subscribe(name)
     quicken(layer)
 
 

@@ -24,9 +24,9 @@ from typing import Any
 
 from .envelope import Envelope
 from .settings import conf
-from .subscription import Port
+from .subscription import Port, Wired
 
-__all__ = ["body_port", "frame_port", "owner_of", "spread_pings", "text_frame"]
+__all__ = ["body_port", "frame_header", "frame_port", "owner_of", "spread_pings"]
 
 
 def body_port(send: Callable[..., Awaitable[None]]) -> Port | None:
@@ -113,43 +113,62 @@ def _ask(owner: Any, *names: str) -> None:
 # --- What is written
 
 
-def text_frame(text: bytes) -> bytes:
-    """Return one unmasked text frame (RFC 6455, section 5.2); ``text`` is UTF-8."""
-    length = len(text)
+def frame_header(length: int) -> bytes:
+    """Return what precedes ``length`` bytes of text in one unmasked frame (RFC 6455, section 5.2)."""
     if length < 126:
-        return b"\x81%c%b" % (length, text)
+        return b"\x81%c" % length
     if length < 65536:
-        return b"\x81\x7e%b%b" % (length.to_bytes(2, "big"), text)
-    return b"\x81\x7f%b%b" % (length.to_bytes(8, "big"), text)
+        return b"\x81\x7e" + length.to_bytes(2, "big")
+    return b"\x81\x7f" + length.to_bytes(8, "big")
+
+
+class Chunk(Wired):
+    """A server-sent event in a chunk of a body (RFC 9112, section 7.1)."""
+
+    __slots__ = ()
+
+    def __init__(self, envelope: Envelope, part: bytes) -> None:
+        super().__init__(part, b"\n%b\r\n" % envelope.sse_tail)
+
+    def start(self, length: int) -> bytes:
+        return b"%x\r\nid: " % (len(b"id: ") + length + len(self.tail) - len(b"\r\n"))
+
+
+class TextFrame(Wired):
+    """A text frame of a WebSocket."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, envelope: Envelope, part: bytes) -> None:
+        super().__init__(part, envelope.frame_tail)
+        self._head = envelope.frame_head
+
+    def start(self, length: int) -> bytes:
+        return frame_header(len(self._head) + length + len(self.tail)) + self._head
 
 
 class Chunks:
-    """Server-sent events, each in a chunk of a body (RFC 9112, section 7.1)."""
+    """Events in chunks of a body."""
 
     __slots__ = ()
+    wire = Chunk
 
     @staticmethod
     def encode(envelope: Envelope, cursor: str | None) -> bytes:
-        # In one step what Envelope.as_sse() says: a copy less of each delivery.
-        tail = envelope.sse_tail
-        if cursor is None:
-            return b"%x\r\n%b\r\n" % (len(tail), tail)
-        return b"%x\r\nid: %b\n%b\r\n" % (5 + len(cursor) + len(tail), cursor.encode(), tail)
+        event = envelope.as_sse(cursor)
+        return b"%x\r\n%b\r\n" % (len(event), event)
 
 
 class Frames:
-    """Text frames of a WebSocket."""
+    """Events in frames of a WebSocket."""
 
     __slots__ = ()
+    wire = TextFrame
 
     @staticmethod
     def encode(envelope: Envelope, cursor: str | None) -> bytes:
-        # In one step what Envelope.as_json() and text_frame() say.
-        head, position, tail = envelope.frame_head, cursor.encode() if cursor else b"", envelope.frame_tail
-        length = len(head) + len(position) + len(tail)
-        if 126 <= length < 65536:
-            return b"".join((b"\x81\x7e", length.to_bytes(2, "big"), head, position, tail))
-        return text_frame(b"%b%b%b" % (head, position, tail))
+        text = envelope.as_json(cursor).encode()
+        return frame_header(len(text)) + text
 
 
 # --- uvicorn
@@ -163,18 +182,16 @@ class UvicornPort:
     application itself is the cause, and a stream that has ended is not written to any more.
     """
 
-    __slots__ = ("_transport",)
+    __slots__ = ("_transport", "write")
 
     def __init__(self, transport: Any) -> None:
-        _ask(transport, "write", "is_closing", "get_write_buffer_size")
+        _ask(transport, "is_closing", "get_write_buffer_size")
         self._transport = transport
+        self.write = transport.write
 
-    def write(self, data: bytes) -> bool:
+    def free(self) -> bool:
         transport = self._transport
-        if transport.get_write_buffer_size() or transport.is_closing():
-            return False
-        transport.write(data)
-        return True
+        return not (transport.get_write_buffer_size() or transport.is_closing())
 
 
 class UvicornBody(Chunks, UvicornPort):
@@ -211,22 +228,21 @@ class TwistedPort:
         _ask(transport, "write", "writeSomeData")
         self._transport = transport
 
-    def _write(self, data: bytes) -> bool:
+    def free(self) -> bool:
         transport = self._transport
-        if (
+        return not (
             not transport.connected
             or transport.disconnecting
             or transport._writeDisconnected
             or transport.dataBuffer
             or transport._tempDataBuffer
-        ):
-            return False
-        written = transport.writeSomeData(data)
-        if not isinstance(written, int) or written <= 0:
-            return False  # Full, or lost: what comes of it is the server's business.
-        if written < len(data):
-            transport.write(data[written:])
-        return True
+        )
+
+    def write(self, data: bytes) -> None:
+        written = self._transport.writeSomeData(data)
+        if written != len(data):
+            # Full, or lost: what comes of the rest is the server's business.
+            self._transport.write(data[written:] if isinstance(written, int) else data)
 
 
 class DaphneBody(Chunks, TwistedPort):
@@ -238,14 +254,19 @@ class DaphneBody(Chunks, TwistedPort):
         _ask(request, "chunked", "startedWriting", "finished", "_disconnected", "sentLength")
         self._request = request
 
-    def write(self, data: bytes) -> bool:
+    def free(self) -> bool:
         request = self._request
-        if not request.chunked or not request.startedWriting or request.finished or request._disconnected:
-            return False
-        if not self._write(data):
-            return False
-        request.sentLength += len(data)
-        return True
+        return (
+            request.chunked
+            and request.startedWriting
+            and not request.finished
+            and not request._disconnected
+            and super().free()
+        )
+
+    def write(self, data: bytes) -> None:
+        self._request.sentLength += len(data)
+        super().write(data)
 
 
 class DaphneFrames(Frames, TwistedPort):
@@ -257,12 +278,11 @@ class DaphneFrames(Frames, TwistedPort):
         _ask(protocol, "STATE_OPEN", "SEND_STATE_GROUND", "state", "send_state", "send_queue")
         self._protocol = protocol
 
-    def write(self, data: bytes) -> bool:
+    def free(self) -> bool:
         protocol = self._protocol
-        if (
-            protocol.state != protocol.STATE_OPEN
-            or protocol.send_state != protocol.SEND_STATE_GROUND
-            or protocol.send_queue
-        ):
-            return False
-        return self._write(data)
+        return (
+            protocol.state == protocol.STATE_OPEN
+            and protocol.send_state == protocol.SEND_STATE_GROUND
+            and not protocol.send_queue
+            and super().free()
+        )

@@ -34,8 +34,6 @@ class Mark:
 
 
 PART = attrgetter("part")
-#: Connections whose bytes are made before the first of them is written.
-AT_ONCE = 32
 #: What is written to one connection in one go.
 PIECE_EVENTS, PIECE_BYTES = 64, 65_536
 HEARTBEAT = control("heartbeat")
@@ -46,13 +44,14 @@ BEGINNING = Mark(0, "", 0)
 class LiveEvent:
     """An event of the log as the hub hands it out: its envelope, encoded once, and the position after it."""
 
-    __slots__ = ("envelope", "mark", "seq", "state")
+    __slots__ = ("envelope", "mark", "part", "seq", "state")
 
     def __init__(self, state: TopicState, seq: int, envelope: Envelope) -> None:
         self.state = state
         self.seq = seq
         self.envelope = envelope
         self.mark = Mark(state.id or 0, state.epoch, seq)
+        self.part = self.mark.part.encode()
 
 
 class TopicState:
@@ -97,14 +96,47 @@ class End(NamedTuple):
     retry: int | None
 
 
+class Wired(dict[int, bytes]):
+    """An event as it is on the wire, but for the cursor, which is each connection's own and goes around ``part``.
+
+    What comes before a cursor may say how long all is; ``wired[n]`` comes before one that has ``n`` bytes more than the
+    part of it that is the same for all.
+    """
+
+    __slots__ = ("part", "tail")
+
+    def __init__(self, part: bytes, tail: bytes) -> None:
+        self.part = part
+        self.tail = tail
+
+    def start(self, length: int) -> bytes:
+        """Return what comes before a cursor of so many bytes, ``part`` included."""
+        raise NotImplementedError
+
+    def __missing__(self, length: int) -> bytes:
+        start = self[length] = self.start(length + len(self.part))
+        return start
+
+    def around(self, before: bytes, after: bytes) -> bytes:
+        """Return all of it, with the two other parts of a cursor."""
+        return b"".join((self[len(before) + len(after)], before, self.part, after, self.tail))
+
+
 class Port(Protocol):
     """A way past a server's ``send()``; see :mod:`notifications.direct`."""
+
+    @property
+    def wire(self) -> Callable[[Envelope, bytes], Wired]:
+        """What puts an event, with its part of the cursor, on this kind of wire."""
+
+    def free(self) -> bool:
+        """Return whether what is written in this turn of the loop goes out at once; else it is ``send()``'s to do."""
 
     def encode(self, envelope: Envelope, cursor: str | None) -> bytes:
         """Return a frame as it is on the wire."""
 
-    def write(self, data: bytes) -> bool:
-        """Write now and return True, or write nothing and return False: then it is ``send()``'s to do."""
+    def write(self, data: bytes) -> object:
+        """Write bytes; only while it is :meth:`free`."""
 
 
 @dataclass(eq=False, slots=True)
@@ -140,9 +172,9 @@ class Subscription:
     #: Where finished bytes can be written instead, as a rule.
     port: Port | None = None
     #: The last event that was taken, which `_marks` does not know of yet, and the text of the cursor around its place.
-    _moved: LiveEvent | None = None
-    _before: str = ""
-    _after: str = ""
+    moved: LiveEvent | None = None
+    before: bytes = b""
+    after: bytes = b""
     _marks: dict[TopicState, Mark] = field(default_factory=dict)
 
     # ---------------------------------------------------------------- where it is
@@ -150,19 +182,19 @@ class Subscription:
     @property
     def marks(self) -> dict[TopicState, Mark]:
         """How far this connection has got in each topic."""
-        if self._moved is not None:
-            self._marks[self._moved.state] = self._moved.mark
-            self._moved = None
+        if self.moved is not None:
+            self._marks[self.moved.state] = self.moved.mark
+            self.moved = None
         return self._marks
 
     def _mark_in(self, state: TopicState) -> Mark:
-        moved = self._moved
+        moved = self.moved
         return moved.mark if moved is not None and moved.state is state else self._marks[state]
 
     def cursor(self) -> str:
         """Return how far this connection has got, in all its topics."""
-        if self._moved is not None:
-            return f"{self._before}{self._moved.mark.part}{self._after}"
+        if self.moved is not None:
+            return self._cursor_at(self.moved)
         return join_cursor(map(PART, self._marks.values()))
 
     def cursor_with(self, state: TopicState, mark: Mark) -> str:
@@ -172,12 +204,16 @@ class Subscription:
 
     def _move_to(self, event: LiveEvent) -> None:
         """Note that an event was taken: as long as they are of one topic, nothing else of the cursor changes."""
-        if self._moved is None or self._moved.state is not event.state:
+        if self.moved is None or self.moved.state is not event.state:
             marks = tuple(self.marks.items())
             place = [state for state, _ in marks].index(event.state)
-            self._before = join_cursor(mark.part for _, mark in marks[:place])
-            self._after = "".join(mark.part for _, mark in marks[place + 1 :])
-        self._moved = event
+            self.before = join_cursor(mark.part for _, mark in marks[:place]).encode()
+            self.after = "".join(mark.part for _, mark in marks[place + 1 :]).encode()
+        self.moved = event
+
+    def _cursor_at(self, event: LiveEvent) -> str:
+        """Return the cursor after an event of the topic of `moved`."""
+        return b"".join((self.before, event.part, self.after)).decode()
 
     # ---------------------------------------------------------------- what is to be written
 
@@ -241,41 +277,29 @@ class Subscription:
         """
         self.write, self.port, self.stepper = write, port, Stepper()
 
-    def take_encoded(self, events: Sequence[LiveEvent]) -> bytes | None:
-        """Take these events of one topic, and return them as bytes for the port, none without one; None: queue them.
-
-        This is all that is done for a connection, as a rule, before its port writes. So it looks at as little as it
-        can: with thousands of connections, what it looks at is in no cache.
-        """
-        moved, event = self._moved, events[0]
-        if not self.idle or moved is None or moved.state is not event.state or moved.seq + 1 != event.seq or self.muted:
-            return None
-        if self.port is None:
+    def follow(self, events: Sequence[LiveEvent]) -> None:
+        """Take the next events of one topic: write them if the task has nothing else to do, or queue them."""
+        moved, event = self.moved, events[0]
+        if (
+            self.port is None
+            and self.idle
+            and moved is not None
+            and moved.state is event.state
+            and moved.seq + 1 == event.seq
+            and not self.muted
             # The task may have been cancelled, and `idle` does not say so; a port would see that the client has gone.
-            if self.waiter is None or self.waiter.done():
-                return None
-            self._moved = events[-1]
-            return b""
-        self._moved = events[-1]
-        if len(events) > 1:
-            return self._encode(self._frames(events))
-        return self.port.encode(event.envelope, f"{self._before}{event.mark.part}{self._after}")
-
-    def put(self, data: bytes, events: Sequence[LiveEvent]) -> None:
-        """Write what :meth:`take_encoded` returned for these events."""
-        try:
-            if self.port is None or not self.port.write(data):
-                self.step(self._frames(events))
-        except BaseException as error:
-            self.fail(error)
-
-    def _frames(self, events: Sequence[LiveEvent]) -> list[Frame]:
-        """Return the frames of events of one topic, in which nothing else happened meanwhile."""
-        return [(event.envelope, f"{self._before}{event.mark.part}{self._after}") for event in events]
-
-    def _encode(self, frames: Sequence[Frame]) -> bytes:
-        assert self.port is not None
-        return b"".join([self.port.encode(*frame) for frame in frames])
+            and self.waiter is not None
+            and not self.waiter.done()
+        ):
+            self.moved = events[-1]
+            try:
+                self.step([(event.envelope, self._cursor_at(event)) for event in events])
+            except BaseException as error:
+                self.fail(error)
+        else:
+            for event in events:
+                self.push(event)
+            self.flush()
 
     def flush(self) -> None:
         """Write what is queued, now if the stream waits for nothing else; called by the hub, outside of any task."""
@@ -291,7 +315,11 @@ class Subscription:
         if self.stepper is None or self.waiter is None or self.waiter.done():
             return False
         try:
-            if (out := frames()) and (self.port is None or not self.port.write(self._encode(out))):
+            if not (out := frames()):
+                pass
+            elif (port := self.port) is not None and port.free():
+                port.write(b"".join([port.encode(*frame) for frame in out]))
+            else:
                 self.step(out)
         except BaseException as error:
             self.fail(error)
@@ -369,25 +397,43 @@ class Subscription:
 def deliver(subscriptions: Sequence[Subscription], events: Sequence[LiveEvent]) -> None:
     """Hand events of one topic to all of these; called by the hub, outside of any task.
 
-    Those that have nothing else to do are written to at once, in two steps for a few of them at a time: first all that
-    is Python's, then the system calls. A processor forgets an interpreter in each of them; one after the other, a
-    delivery takes twice as long.
+    Those that have nothing else to do, and a port, are written to here. That is all that is done for a connection, as a
+    rule, and it is done for thousands in one round. So it calls little, and looks at as little of each connection as it
+    can, since none of that is in a cache.
     """
     for piece in _pieces(events):
-        for start in range(0, len(subscriptions), AT_ONCE):
-            ready = []
-            for subscription in subscriptions[start : start + AT_ONCE]:
-                try:
-                    if (data := subscription.take_encoded(piece)) is not None:
-                        ready.append((subscription, data))
-                    else:
-                        for event in piece:
-                            subscription.push(event)
-                        subscription.flush()
-                except Exception as error:
-                    subscription.fail(error)
-            for subscription, data in ready:
-                subscription.put(data, piece)
+        _deliver(subscriptions, piece)
+
+
+def _deliver(subscriptions: Sequence[Subscription], events: Sequence[LiveEvent]) -> None:
+    first, last = events[0], events[-1]
+    state, seq = first.state, first.seq - 1
+    wires: dict[Any, list[Wired]] = {}
+    for subscription in subscriptions:
+        try:
+            moved, port = subscription.moved, subscription.port
+            if (
+                port is None
+                or moved is None
+                or moved.seq != seq
+                or moved.state is not state
+                or not subscription.idle
+                or subscription.muted
+                or not port.free()
+            ):
+                subscription.follow(events)
+                continue
+            subscription.moved = last
+            if (wired := wires.get(port.wire)) is None:
+                wired = wires[port.wire] = [port.wire(event.envelope, event.part) for event in events]
+            before, after = subscription.before, subscription.after
+            if first is last:
+                one = wired[0]
+                port.write(b"".join((one[len(before) + len(after)], before, one.part, after, one.tail)))
+            else:
+                port.write(b"".join([one.around(before, after) for one in wired]))
+        except Exception as error:
+            subscription.fail(error)
 
 
 def _pieces(events: Sequence[LiveEvent]) -> Iterator[Sequence[LiveEvent]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
-from notifications.direct import body_port, frame_port, text_frame
+from notifications.direct import body_port, frame_header, frame_port
 from notifications.mailbox import lighter
 from notifications.subscription import Port
 
@@ -59,6 +59,10 @@ def chunk(text: str) -> bytes:
     return b"%x\r\n%b\r\n" % (len(text.encode()), text.encode())
 
 
+def frame(text: str) -> bytes:
+    return frame_header(len(text.encode())) + text.encode()
+
+
 async def frames(send: Any) -> None:
     async def sent(text: str) -> None:
         await send({"type": "websocket.send", "text": text})
@@ -66,8 +70,15 @@ async def frames(send: Any) -> None:
     await send({"type": "websocket.accept"})
     port = frame_port(send)
     await sent("first,")
-    await sent(json.dumps(await written(port, lambda text: text_frame(text.encode()), sent)))
+    await sent(json.dumps(await written(port, frame, sent)))
     await send({"type": "websocket.close", "code": 1000})
+
+
+def directly_if_free(port: Port | None, data: bytes) -> bool:
+    if port is None or not port.free():
+        return False
+    port.write(data)
+    return True
 
 
 async def written(port: Port | None, encoded: Any, sent: Any) -> list[bool]:
@@ -77,12 +88,12 @@ async def written(port: Port | None, encoded: Any, sent: Any) -> list[bool]:
         if number % 2 == 0:
             await asyncio.sleep(A_MOMENT)
         part = f"{number}:{'é' * 200},"
-        done = port is not None and port.write(encoded(part))
+        done = directly_if_free(port, encoded(part))
         if not done or number == 3:
             await sent(part if not done else "again,")
         directly.append(done)
     large = "x" * 8_000_000 + ","
-    done = port is not None and port.write(encoded(large))  # More than a socket takes at once.
+    done = directly_if_free(port, encoded(large))  # More than a socket takes at once.
     if not done:
         await sent(large)
     directly.append(done)

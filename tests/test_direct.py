@@ -16,6 +16,7 @@ from daphne.http_protocol import WebRequest
 from daphne.server import Server
 from daphne.ws_protocol import WebSocketProtocol
 from django.test import override_settings
+from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.tcp import Server as TwistedTransport
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -23,7 +24,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.asyncio.client import connect
 
-from notifications.direct import body_port, frame_port, spread_pings
+from notifications.direct import Chunks, Frames, body_port, frame_port, spread_pings
 from notifications.envelope import Envelope
 from notifications.subscription import Port
 from tests.servers import AsgiServer
@@ -100,27 +101,38 @@ async def test_piece_of_a_body_is_what_send_writes(data: str, cursor: str | None
     answer, envelope = Answer(), Envelope("ping", data)
     port = await begun(answer)
 
-    assert port.write(port.encode(envelope, cursor))
+    assert port.free()
+    port.write(port.encode(envelope, cursor))
 
     directly = answer.transport.take()
     await answer.cycle.send({"type": "http.response.body", "body": envelope.as_sse(cursor), "more_body": True})
     assert directly == answer.transport.take()
 
 
+@pytest.mark.parametrize("data", TEXTS, ids=lambda text: str(len(text.encode())))
+@pytest.mark.parametrize("wire", [Chunks, Frames])
+def test_event_around_a_cursor_in_three_parts_is_the_frame_with_that_cursor(wire: Any, data: str) -> None:
+    envelope = Envelope("ping", data)
+    wired = wire.wire(envelope, b".4-9f2c81aa-118")
+    for before, after in (("1", ""), ("1.2-bb-7", ""), ("1", ".11-cc-65536"), ("1", "")):
+        cursor = f"{before}.4-9f2c81aa-118{after}"
+        assert wired.around(before.encode(), after.encode()) == wire.encode(envelope, cursor)
+
+
 async def test_client_that_does_not_keep_up_is_left_to_send() -> None:
     answer = Answer()
     port = await begun(answer)
     answer.transport.waiting = 1
-    assert not port.write(b"x")
+    assert not port.free()
     answer.transport.waiting = 0
-    assert port.write(b"x")
+    assert port.free()
 
 
 async def test_nothing_is_written_after_the_end() -> None:
     answer = Answer()
     port = await begun(answer)
     answer.transport.close()
-    assert not port.write(b"x")
+    assert not port.free()
     assert not answer.transport.take()
 
 
@@ -182,6 +194,24 @@ def daphne_request() -> Any:
     return request
 
 
+@pytest.mark.parametrize(
+    ("taken", "left"),
+    [(5, b""), (3, b"de"), (0, b"abcde"), (CONNECTION_LOST, b"abcde")],
+    ids=["all", "some", "0", "lost"],
+)
+def test_what_a_socket_of_daphne_s_does_not_take_is_the_server_s_business(taken: Any, left: bytes) -> None:
+    request = daphne_request()
+    transport = request.channel.transport
+    waiting: list[bytes] = []
+    transport.writeSomeData, transport.write = lambda data: taken, waiting.append
+    port = body_port(partial(Server.__new__(Server).handle_reply, request))
+    assert port is not None
+    assert port.free()
+    port.write(b"abcde")
+    assert b"".join(waiting) == left
+    assert request.sentLength == 5
+
+
 class Socket:
     """A WebSocket of uvicorn's; its application does nothing."""
 
@@ -230,7 +260,8 @@ async def test_frame_is_what_send_writes(data: str, cursor: str | None) -> None:
     socket, envelope = Socket(), Envelope("ping", data)
     port = await opened(socket)
 
-    assert port.write(port.encode(envelope, cursor))
+    assert port.free()
+    port.write(port.encode(envelope, cursor))
 
     directly = socket.transport.take()
     await socket.send({"type": "websocket.send", "text": envelope.as_json(cursor)})
@@ -244,9 +275,9 @@ async def test_socket_is_written_to_only_while_it_is_open_and_keeps_up() -> None
     assert socket.before is None  # Not accepted yet.
 
     socket.transport.waiting = 1
-    assert not port.write(b"x")
+    assert not port.free()
     socket.transport.waiting = 0
-    assert port.write(b"x")
+    assert port.free()
 
     await socket.send({"type": "websocket.close", "code": 1000})
     assert frame_port(socket.send) is None
@@ -264,7 +295,7 @@ async def test_nothing_is_written_to_a_socket_that_its_client_ends(received: byt
     port = await opened(socket)
     socket.protocol.data_received(received)
     socket.transport.take()
-    assert not port.write(b"x")
+    assert not port.free()
     assert not socket.transport.take()
     socket.close()
 
@@ -273,7 +304,7 @@ async def test_nothing_is_written_to_a_socket_that_the_server_ends() -> None:
     socket = Socket()
     port = await opened(socket)
     socket.protocol.shutdown()
-    assert not port.write(b"x")
+    assert not port.free()
     socket.close()
 
 

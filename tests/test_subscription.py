@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 
 from notifications.envelope import Envelope, log_envelope
-from notifications.subscription import BEGINNING, End, LiveEvent, Mark, Subscription, TopicState, deliver
+from notifications.subscription import BEGINNING, End, LiveEvent, Mark, Subscription, TopicState, Wired, deliver
 from tests.fakes import eventually
 
 
@@ -212,20 +212,36 @@ async def test_wait_that_is_cancelled_leaves_nothing() -> None:
     made.wake()
 
 
+class FakeWired(Wired):
+    """An event between its type and a semicolon."""
+
+    def __init__(self, envelope: Envelope, part: bytes) -> None:
+        super().__init__(part, b";")
+        self.type = envelope.type
+
+    def start(self, length: int) -> bytes:
+        return f"{self.type} {length}:".encode()
+
+
 class FakePort:
     """Where finished bytes go; it can be full."""
+
+    wire = FakeWired
 
     def __init__(self) -> None:
         self.written: list[str] = []
         self.full = False
 
     def encode(self, envelope: Envelope, cursor: str | None) -> bytes:
-        return f"{envelope.type} {cursor};".encode()
+        text = cursor or ""
+        return f"{envelope.type} {len(text)}:{text};".encode()
 
-    def write(self, data: bytes) -> bool:
-        if not self.full:
-            self.written.append(data.decode())
+    def free(self) -> bool:
         return not self.full
+
+    def write(self, data: bytes) -> None:
+        assert not self.full
+        self.written.append(data.decode())
 
 
 class Owner:
@@ -340,12 +356,12 @@ async def test_deliver_writes_to_the_port_of_each() -> None:
         await delivered(event(common, seq))
     await delivered(event(common, 3), event(common, 4))
     assert readers[0][1].written == [
-        "ping 1.1-aa-0.2-aa-1;",
-        "ping 1.1-aa-0.2-aa-2;",
-        "ping 1.1-aa-0.2-aa-3;ping 1.1-aa-0.2-aa-4;",
+        "ping 15:1.1-aa-0.2-aa-1;",
+        "ping 15:1.1-aa-0.2-aa-2;",
+        "ping 15:1.1-aa-0.2-aa-3;ping 15:1.1-aa-0.2-aa-4;",
     ]
     for owner, port in readers[1:]:
-        assert port.written == ["ping 1.2-aa-1;", "ping 1.2-aa-2;", "ping 1.2-aa-3;ping 1.2-aa-4;"]
+        assert port.written == ["ping 8:1.2-aa-1;", "ping 8:1.2-aa-2;", "ping 8:1.2-aa-3;ping 8:1.2-aa-4;"]
         assert owner.made.marks[common].seq == 4
     assert [owner.made.waiter for owner, _ in readers] == waiters  # Nobody was woken.
 
@@ -395,11 +411,11 @@ async def test_deliver_keeps_the_places_of_all_topics() -> None:
     for one in (event(second, 1), event(second, 2), event(third, 1), event(first, 1), event(second, 3)):
         await delivered(one)
     assert port.written == [
-        "ping 1.1-aa-0.2-aa-1.3-aa-0;",
-        "ping 1.1-aa-0.2-aa-2.3-aa-0;",
-        "ping 1.1-aa-0.2-aa-2.3-aa-1;",
-        "ping 1.1-aa-1.2-aa-2.3-aa-1;",
-        "ping 1.1-aa-1.2-aa-3.3-aa-1;",
+        "ping 22:1.1-aa-0.2-aa-1.3-aa-0;",
+        "ping 22:1.1-aa-0.2-aa-2.3-aa-0;",
+        "ping 22:1.1-aa-0.2-aa-2.3-aa-1;",
+        "ping 22:1.1-aa-1.2-aa-2.3-aa-1;",
+        "ping 22:1.1-aa-1.2-aa-3.3-aa-1;",
     ]
     assert owner.made.cursor() == "1.1-aa-1.2-aa-3.3-aa-1"
     assert [mark.seq for mark in owner.made.marks.values()] == [1, 3, 1]
@@ -424,11 +440,12 @@ async def test_deliver_to_a_full_port_is_finished_by_the_task(before: int) -> No
     await owner.waiting()
     port.full = False
     await delivered(event(state, before + 4))
-    assert port.written[-1] == f"ping 1.1-aa-{before + 4};"
+    assert port.written[-1] == f"ping 8:1.1-aa-{before + 4};"
 
 
-@pytest.mark.parametrize("failing", ["encode", "write"])
-@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize(
+    ("before", "failing"), [(0, "free"), (0, "encode"), (0, "write"), (1, "free"), (1, "wire"), (1, "write")]
+)
 async def test_deliver_that_fails_ends_one_stream_only(before: int, failing: str) -> None:
     state = topic()
     (owner, port), (_, other) = await served(state), await served(state)
@@ -438,9 +455,9 @@ async def test_deliver_that_fails_ends_one_stream_only(before: int, failing: str
         await delivered(event(state, before + 1))
         await asyncio.wait([owner.task])
     assert isinstance(owner.task.exception(), OSError)
-    assert other.written[-1] == f"ping 1.1-aa-{before + 1};"
+    assert other.written[-1] == f"ping 8:1.1-aa-{before + 1};"
     await delivered(event(state, before + 2))  # Nobody is harmed by what comes before it has gone.
-    assert other.written[-1] == f"ping 1.1-aa-{before + 2};"
+    assert other.written[-1] == f"ping 8:1.1-aa-{before + 2};"
 
 
 async def test_deliver_that_fails_while_the_stream_is_awake_leaves_it_to_the_replay() -> None:
@@ -458,7 +475,7 @@ async def test_deliver_passes_over_what_a_replay_has_brought() -> None:
     await delivered(event(state, 1), event(state, 2))
     assert port.written == []
     await delivered(event(state, 2), event(state, 3))
-    assert port.written == ["ping 1.1-aa-3;"]
+    assert port.written == ["ping 8:1.1-aa-3;"]
 
 
 @pytest.mark.parametrize("before", [0, 1])
@@ -495,7 +512,7 @@ async def test_deliver_passes_over_what_is_muted() -> None:
     for seq, kind in ((2, "news"), (3, "message")):
         payload = f'{{"kind":"{kind}"}}'
         await delivered(LiveEvent(state, seq, log_envelope(state.name, seq, "notification", payload)))
-    assert port.written == ["ping 1.1-aa-1;", "notification 1.1-aa-3;"]
+    assert port.written == ["ping 8:1.1-aa-1;", "notification 8:1.1-aa-3;"]
 
 
 @pytest.mark.parametrize("reason", ["revoked", "lifetime"])
@@ -506,7 +523,7 @@ async def test_deliver_to_one_that_ends_writes_nothing(reason: str) -> None:
     owner.made.end(reason)
     await delivered(event(state, 2))
     await owner.task
-    assert port.written == ["ping 1.1-aa-1;"]
+    assert port.written == ["ping 8:1.1-aa-1;"]
     assert owner.made.cursor() == "1.1-aa-1"
 
 
@@ -516,7 +533,7 @@ async def test_deliver_to_one_that_is_not_live_leaves_it_to_the_replay() -> None
     await delivered(event(state, 1))
     owner.made.fall_back()
     await delivered(event(state, 2))
-    assert port.written == ["ping 1.1-aa-1;"]
+    assert port.written == ["ping 8:1.1-aa-1;"]
     assert owner.made.marks[state].seq == 1
 
 
@@ -525,4 +542,4 @@ async def test_heartbeat_goes_to_the_port() -> None:
     assert owner.made.beat()
     owner.made.passed_over = True
     assert owner.made.beat()
-    assert port.written == ["heartbeat None;", "heartbeat 1.1-aa-0;"]
+    assert port.written == ["heartbeat 0:;", "heartbeat 8:1.1-aa-0;"]

@@ -3,9 +3,9 @@
 What a server does for each message of each connection before it writes (a coroutine, checks, frame objects, copies; on
 daphne also two calls to epoll) costs more than all the rest of a delivery, and comes to the same few bytes each time.
 So live events are framed here and written at once, under the conditions under which ``send()`` would end up doing just
-that. In any other case (the client does not keep up, has gone, or is being closed) the ports below write nothing and
-return False, and the caller takes the ordinary way; so it does with any server, version or middleware around ``send()``
-that is not recognised, and with ``"DIRECT_WRITES": False``.
+that. In any other case (the client does not keep up, has gone, or is being closed) the ports below are not free, and
+the caller takes the ordinary way; so it does with any server, version or middleware around ``send()`` that is not
+recognised, and with ``"DIRECT_WRITES": False``.
 
 =======  ===========================================  ==================================================
 server   event streams                                WebSockets
@@ -24,7 +24,7 @@ from typing import Any
 
 from .envelope import Envelope
 from .settings import conf
-from .subscription import Port, Wired
+from .subscription import Framing, Port
 
 __all__ = ["body_port", "frame_header", "frame_port", "owner_of", "spread_pings"]
 
@@ -122,36 +122,17 @@ def frame_header(length: int) -> bytes:
     return b"\x81\x7f" + length.to_bytes(8, "big")
 
 
-class Chunk(Wired):
+class Chunk(Framing):
     """A server-sent event in a chunk of a body (RFC 9112, section 7.1)."""
 
     __slots__ = ()
 
-    def __init__(self, envelope: Envelope, part: bytes) -> None:
-        super().__init__(part, b"\n%b\r\n" % envelope.sse_tail)
+    @staticmethod
+    def end(envelope: Envelope) -> bytes:
+        return b"\n%b\r\n" % envelope.sse_tail
 
     def start(self, length: int) -> bytes:
         return b"%x\r\nid: " % (len(b"id: ") + length + len(self.tail) - len(b"\r\n"))
-
-
-class TextFrame(Wired):
-    """A text frame of a WebSocket."""
-
-    __slots__ = ("_head",)
-
-    def __init__(self, envelope: Envelope, part: bytes) -> None:
-        super().__init__(part, envelope.frame_tail)
-        self._head = envelope.frame_head
-
-    def start(self, length: int) -> bytes:
-        return frame_header(len(self._head) + length + len(self.tail)) + self._head
-
-
-class Chunks:
-    """Events in chunks of a body."""
-
-    __slots__ = ()
-    wire = Chunk
 
     @staticmethod
     def encode(envelope: Envelope, cursor: str | None) -> bytes:
@@ -159,15 +140,25 @@ class Chunks:
         return b"%x\r\n%b\r\n" % (len(event), event)
 
 
-class Frames:
-    """Events in frames of a WebSocket."""
+class TextFrame(Framing):
+    """A text frame of a WebSocket (RFC 6455, section 5.2)."""
 
-    __slots__ = ()
-    wire = TextFrame
+    __slots__ = ("_head",)
+
+    def __init__(self, envelope: Envelope, part: bytes) -> None:
+        super().__init__(envelope, part)
+        self._head = envelope.frame_head
+
+    @staticmethod
+    def end(envelope: Envelope) -> bytes:
+        return envelope.frame_tail
+
+    def start(self, length: int) -> bytes:
+        return frame_header(len(self._head) + length + len(self.tail)) + self._head
 
     @staticmethod
     def encode(envelope: Envelope, cursor: str | None) -> bytes:
-        text = envelope.as_json(cursor).encode()
+        text = b"%b%b%b" % (envelope.frame_head, (cursor or "").encode(), envelope.frame_tail)
         return frame_header(len(text)) + text
 
 
@@ -194,8 +185,9 @@ class UvicornPort:
         return not (transport.get_write_buffer_size() or transport.is_closing())
 
 
-class UvicornBody(Chunks, UvicornPort):
+class UvicornBody(UvicornPort):
     __slots__ = ()
+    framing = Chunk
 
     def __init__(self, cycle: Any) -> None:
         _check(cycle.response_started and cycle.chunked_encoding and cycle.scope["method"] == "GET")
@@ -203,8 +195,9 @@ class UvicornBody(Chunks, UvicornPort):
         super().__init__(cycle.transport)
 
 
-class UvicornFrames(Frames, UvicornPort):
+class UvicornFrames(UvicornPort):
     __slots__ = ()
+    framing = TextFrame
 
     def __init__(self, protocol: Any) -> None:
         connection = protocol.conn
@@ -245,8 +238,9 @@ class TwistedPort:
             self._transport.write(data[written:] if isinstance(written, int) else data)
 
 
-class DaphneBody(Chunks, TwistedPort):
+class DaphneBody(TwistedPort):
     __slots__ = ("_request",)
+    framing = Chunk
 
     def __init__(self, request: Any) -> None:
         super().__init__(request.channel.transport)
@@ -269,8 +263,9 @@ class DaphneBody(Chunks, TwistedPort):
         super().write(data)
 
 
-class DaphneFrames(Frames, TwistedPort):
+class DaphneFrames(TwistedPort):
     __slots__ = ("_protocol",)
+    framing = TextFrame
 
     def __init__(self, protocol: Any) -> None:
         super().__init__(protocol.transport)

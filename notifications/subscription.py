@@ -19,7 +19,7 @@ from .envelope import Envelope, Frame, control
 from .kinds import NONE_MUTED
 from .stepping import Stepper, Unfinished
 
-__all__ = ["BEGINNING", "End", "LiveEvent", "Mark", "Port", "Subscription", "TopicState", "deliver"]
+__all__ = ["BEGINNING", "End", "Framing", "LiveEvent", "Mark", "Port", "Subscription", "TopicState", "deliver"]
 
 
 class Mark:
@@ -96,21 +96,31 @@ class End(NamedTuple):
     retry: int | None
 
 
-class Wired(dict[int, bytes]):
-    """An event as it is on the wire, but for the cursor, which is each connection's own and goes around ``part``.
+class Framing(dict[int, bytes]):
+    """An event as one kind of connection has it on the wire, but for the cursor, which is each connection's own.
 
-    What comes before a cursor may say how long all is; ``wired[n]`` comes before one that has ``n`` bytes more than the
-    part of it that is the same for all.
+    What comes before a cursor may say how long all is; ``framing[n]`` comes before one of which ``n`` bytes are the
+    connection's own, and ``part`` is the event's.
     """
 
     __slots__ = ("part", "tail")
 
-    def __init__(self, part: bytes, tail: bytes) -> None:
+    def __init__(self, envelope: Envelope, part: bytes) -> None:
         self.part = part
-        self.tail = tail
+        self.tail = self.end(envelope)
+
+    @staticmethod
+    def end(envelope: Envelope) -> bytes:
+        """Return what comes after a cursor."""
+        raise NotImplementedError
 
     def start(self, length: int) -> bytes:
-        """Return what comes before a cursor of so many bytes, ``part`` included."""
+        """Return what comes before a cursor of so many bytes in all."""
+        raise NotImplementedError
+
+    @staticmethod
+    def encode(envelope: Envelope, cursor: str | None) -> bytes:
+        """Return a single frame, of which nothing is shared."""
         raise NotImplementedError
 
     def __missing__(self, length: int) -> bytes:
@@ -118,7 +128,7 @@ class Wired(dict[int, bytes]):
         return start
 
     def around(self, before: bytes, after: bytes) -> bytes:
-        """Return all of it, with the two other parts of a cursor."""
+        """Return all of it, with the connection's own two parts of a cursor."""
         return b"".join((self[len(before) + len(after)], before, self.part, after, self.tail))
 
 
@@ -126,14 +136,11 @@ class Port(Protocol):
     """A way past a server's ``send()``; see :mod:`notifications.direct`."""
 
     @property
-    def wire(self) -> Callable[[Envelope, bytes], Wired]:
-        """What puts an event, with its part of the cursor, on this kind of wire."""
+    def framing(self) -> type[Framing]:
+        """How events are on this kind of wire."""
 
     def free(self) -> bool:
-        """Return whether what is written in this turn of the loop goes out at once; else it is ``send()``'s to do."""
-
-    def encode(self, envelope: Envelope, cursor: str | None) -> bytes:
-        """Return a frame as it is on the wire."""
+        """Return whether nothing waits before what is written now; else it is ``send()``'s to do."""
 
     def write(self, data: bytes) -> object:
         """Write bytes; only while it is :meth:`free`."""
@@ -171,10 +178,10 @@ class Subscription:
     unfinished: Unfinished | None = None
     #: Where finished bytes can be written instead, as a rule.
     port: Port | None = None
-    #: The last event that was taken, which `_marks` does not know of yet, and the text of the cursor around its place.
+    #: The last event that was taken, which `_marks` does not know of yet, and the bytes of the cursor around its place.
     moved: LiveEvent | None = None
-    before: bytes = b""
-    after: bytes = b""
+    cursor_before: bytes = b""
+    cursor_after: bytes = b""
     _marks: dict[TopicState, Mark] = field(default_factory=dict)
 
     # ---------------------------------------------------------------- where it is
@@ -207,13 +214,13 @@ class Subscription:
         if self.moved is None or self.moved.state is not event.state:
             marks = tuple(self.marks.items())
             place = [state for state, _ in marks].index(event.state)
-            self.before = join_cursor(mark.part for _, mark in marks[:place]).encode()
-            self.after = "".join(mark.part for _, mark in marks[place + 1 :]).encode()
+            self.cursor_before = join_cursor(mark.part for _, mark in marks[:place]).encode()
+            self.cursor_after = "".join(mark.part for _, mark in marks[place + 1 :]).encode()
         self.moved = event
 
     def _cursor_at(self, event: LiveEvent) -> str:
         """Return the cursor after an event of the topic of `moved`."""
-        return b"".join((self.before, event.part, self.after)).decode()
+        return b"".join((self.cursor_before, event.part, self.cursor_after)).decode()
 
     # ---------------------------------------------------------------- what is to be written
 
@@ -281,20 +288,19 @@ class Subscription:
         """Take the next events of one topic: write them if the task has nothing else to do, or queue them."""
         moved, event = self.moved, events[0]
         if (
-            self.port is None
-            and self.idle
+            self.idle
             and moved is not None
             and moved.state is event.state
             and moved.seq + 1 == event.seq
             and not self.muted
-            # The task may have been cancelled, and `idle` does not say so; a port would see that the client has gone.
+            # The task may have been cancelled, and `idle` does not say so.
             and self.waiter is not None
             and not self.waiter.done()
         ):
             self.moved = events[-1]
             try:
                 self.step([(event.envelope, self._cursor_at(event)) for event in events])
-            except BaseException as error:
+            except BaseException as error:  # As the task would have had it: that it is cancelled, for one.
                 self.fail(error)
         else:
             for event in events:
@@ -318,7 +324,7 @@ class Subscription:
             if not (out := frames()):
                 pass
             elif (port := self.port) is not None and port.free():
-                port.write(b"".join([port.encode(*frame) for frame in out]))
+                port.write(b"".join([port.framing.encode(*frame) for frame in out]))
             else:
                 self.step(out)
         except BaseException as error:
@@ -408,7 +414,7 @@ def deliver(subscriptions: Sequence[Subscription], events: Sequence[LiveEvent]) 
 def _deliver(subscriptions: Sequence[Subscription], events: Sequence[LiveEvent]) -> None:
     first, last = events[0], events[-1]
     state, seq = first.state, first.seq - 1
-    wires: dict[Any, list[Wired]] = {}
+    framings: dict[type[Framing], list[Framing]] = {}
     for subscription in subscriptions:
         try:
             moved, port = subscription.moved, subscription.port
@@ -424,14 +430,14 @@ def _deliver(subscriptions: Sequence[Subscription], events: Sequence[LiveEvent])
                 subscription.follow(events)
                 continue
             subscription.moved = last
-            if (wired := wires.get(port.wire)) is None:
-                wired = wires[port.wire] = [port.wire(event.envelope, event.part) for event in events]
-            before, after = subscription.before, subscription.after
+            if (framed := framings.get(port.framing)) is None:
+                framed = framings[port.framing] = [port.framing(event.envelope, event.part) for event in events]
+            before, after = subscription.cursor_before, subscription.cursor_after
             if first is last:
-                one = wired[0]
+                one = framed[0]
                 port.write(b"".join((one[len(before) + len(after)], before, one.part, after, one.tail)))
             else:
-                port.write(b"".join([one.around(before, after) for one in wired]))
+                port.write(b"".join([one.around(before, after) for one in framed]))
         except Exception as error:
             subscription.fail(error)
 

@@ -24,7 +24,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.asyncio.client import connect
 
-from notifications.direct import Chunks, Frames, body_port, frame_port, spread_pings
+from notifications.direct import Chunk, TextFrame, body_port, frame_header, frame_port, spread_pings
 from notifications.envelope import Envelope
 from notifications.subscription import Port
 from tests.servers import AsgiServer
@@ -33,7 +33,7 @@ HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: site.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
-#: JSON around which a frame changes its form: 40 bytes more, and a cursor, are what is sent.
+#: JSON around which a frame changes its form: 35 bytes more, and a cursor, are what is sent.
 TEXTS = ['""', '"é"', *(f'"{"x" * size}"' for size in (50, 78, 85, 86, 90, 400, 65_480, 65_500, 70_000))]
 
 
@@ -102,7 +102,7 @@ async def test_piece_of_a_body_is_what_send_writes(data: str, cursor: str | None
     port = await begun(answer)
 
     assert port.free()
-    port.write(port.encode(envelope, cursor))
+    port.write(port.framing.encode(envelope, cursor))
 
     directly = answer.transport.take()
     await answer.cycle.send({"type": "http.response.body", "body": envelope.as_sse(cursor), "more_body": True})
@@ -110,13 +110,21 @@ async def test_piece_of_a_body_is_what_send_writes(data: str, cursor: str | None
 
 
 @pytest.mark.parametrize("data", TEXTS, ids=lambda text: str(len(text.encode())))
-@pytest.mark.parametrize("wire", [Chunks, Frames])
-def test_event_around_a_cursor_in_three_parts_is_the_frame_with_that_cursor(wire: Any, data: str) -> None:
+@pytest.mark.parametrize("framing", [Chunk, TextFrame])
+def test_event_around_a_cursor_in_three_parts_is_the_frame_with_that_cursor(framing: Any, data: str) -> None:
     envelope = Envelope("ping", data)
-    wired = wire.wire(envelope, b".4-9f2c81aa-118")
-    for before, after in (("1", ""), ("1.2-bb-7", ""), ("1", ".11-cc-65536"), ("1", "")):
+    framed = framing(envelope, b".4-9f2c81aa-118")
+    for before, after in (("1", ""), ("1.2-bb-7", ""), ("1", ".2-bb-7"), ("1", ".11-cc-65536"), ("1", "")):
         cursor = f"{before}.4-9f2c81aa-118{after}"
-        assert wired.around(before.encode(), after.encode()) == wire.encode(envelope, cursor)
+        assert framed.around(before.encode(), after.encode()) == framing.encode(envelope, cursor)
+
+
+@pytest.mark.parametrize(
+    ("length", "header"),
+    [(0, "8100"), (125, "817d"), (126, "817e007e"), (65_535, "817effff"), (65_536, "817f0000000000010000")],
+)
+def test_header_of_a_frame_says_its_length(length: int, header: str) -> None:
+    assert frame_header(length).hex() == header
 
 
 async def test_client_that_does_not_keep_up_is_left_to_send() -> None:
@@ -128,12 +136,11 @@ async def test_client_that_does_not_keep_up_is_left_to_send() -> None:
     assert port.free()
 
 
-async def test_nothing_is_written_after_the_end() -> None:
+async def test_port_is_not_free_after_the_end() -> None:
     answer = Answer()
     port = await begun(answer)
     answer.transport.close()
     assert not port.free()
-    assert not answer.transport.take()
 
 
 @pytest.mark.parametrize("end", ["disconnected", "response_complete"])
@@ -185,13 +192,68 @@ def test_another_version_of_daphne_is_left_to_send(missing: str, monkeypatch: py
 
 def daphne_request() -> Any:
     """Return a request of daphne's as it stands once its answer has begun, without a connection."""
+    request = WebRequest.__new__(WebRequest)
+    request.__dict__ |= {"channel": SimpleNamespace(transport=daphne_transport()), "method": b"GET", "chunked": 1}
+    request.__dict__ |= {"startedWriting": 1, "finished": 0, "_disconnected": False, "sentLength": 0}
+    return request
+
+
+def daphne_socket() -> Any:
+    """Return a WebSocket of daphne's that is open, without a connection."""
+    socket: Any = WebSocketProtocol()
+    socket.transport, socket._perMessageCompress = daphne_transport(), None
+    socket.state, socket.send_state, socket.send_queue = socket.STATE_OPEN, socket.SEND_STATE_GROUND, []
+    return socket
+
+
+def daphne_transport() -> Any:
     transport = TwistedTransport.__new__(TwistedTransport)
     for name, value in {"connected": 1, "disconnecting": 0, "dataBuffer": b"", "_tempDataBuffer": []}.items():
         setattr(transport, name, value)
-    request = WebRequest.__new__(WebRequest)
-    request.__dict__ |= {"channel": SimpleNamespace(transport=transport), "method": b"GET", "chunked": 1}
-    request.__dict__ |= {"startedWriting": 1, "finished": 0, "_disconnected": False, "sentLength": 0}
-    return request
+    return transport
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("connected", 0),
+        ("disconnecting", 1),
+        ("_writeDisconnected", 1),
+        ("dataBuffer", b"x"),
+        ("_tempDataBuffer", [b"x"]),
+    ],
+)
+def test_port_is_free_only_while_nothing_waits_in_daphne_s_transport(name: str, value: Any) -> None:
+    for owner, port_of in ((daphne_request(), body_port), (daphne_socket(), frame_port)):
+        port = port_of(partial(Server.__new__(Server).handle_reply, owner))
+        assert port is not None
+        assert port.free()
+        transport = owner.channel.transport if port_of is body_port else owner.transport
+        setattr(transport, name, value)
+        assert not port.free()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("chunked", 0), ("startedWriting", 0), ("finished", 1), ("_disconnected", True)]
+)
+def test_port_is_free_only_while_an_answer_of_daphne_s_goes_on(name: str, value: Any) -> None:
+    request = daphne_request()
+    port = body_port(partial(Server.__new__(Server).handle_reply, request))
+    assert port is not None
+    setattr(request, name, value)
+    assert not port.free()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("state", WebSocketProtocol.STATE_CLOSING), ("send_state", "anything else"), ("send_queue", ["x"])],
+)
+def test_port_is_free_only_while_a_socket_of_daphne_s_is_open_and_idle(name: str, value: Any) -> None:
+    socket = daphne_socket()
+    port = frame_port(partial(Server.__new__(Server).handle_reply, socket))
+    assert port is not None
+    setattr(socket, name, value)
+    assert not port.free()
 
 
 @pytest.mark.parametrize(
@@ -261,7 +323,7 @@ async def test_frame_is_what_send_writes(data: str, cursor: str | None) -> None:
     port = await opened(socket)
 
     assert port.free()
-    port.write(port.encode(envelope, cursor))
+    port.write(port.framing.encode(envelope, cursor))
 
     directly = socket.transport.take()
     await socket.send({"type": "websocket.send", "text": envelope.as_json(cursor)})
@@ -269,7 +331,7 @@ async def test_frame_is_what_send_writes(data: str, cursor: str | None) -> None:
     socket.close()
 
 
-async def test_socket_is_written_to_only_while_it_is_open_and_keeps_up() -> None:
+async def test_port_is_free_only_while_its_socket_is_open_and_keeps_up() -> None:
     socket = Socket()
     port = await opened(socket)
     assert socket.before is None  # Not accepted yet.
@@ -290,17 +352,15 @@ async def test_socket_is_written_to_only_while_it_is_open_and_keeps_up() -> None
     [b"\x88\x82\0\0\0\0\x03\xe8", b"\xff\xff", b"\x81\x81\0\0\0\0\xff"],
     ids=["close", "no frame", "no text"],
 )
-async def test_nothing_is_written_to_a_socket_that_its_client_ends(received: bytes) -> None:
+async def test_port_is_not_free_on_a_socket_that_its_client_ends(received: bytes) -> None:
     socket = Socket()
     port = await opened(socket)
     socket.protocol.data_received(received)
-    socket.transport.take()
     assert not port.free()
-    assert not socket.transport.take()
     socket.close()
 
 
-async def test_nothing_is_written_to_a_socket_that_the_server_ends() -> None:
+async def test_port_is_not_free_on_a_socket_that_the_server_ends() -> None:
     socket = Socket()
     port = await opened(socket)
     socket.protocol.shutdown()
@@ -390,4 +450,4 @@ def check_parts(answer: str) -> None:
     assert numbers[-1] == "x" * 8_000_000
     written = json.loads(f"[{directly}")
     assert written[0] and written[2] and written[4], "this version of the server is not recognised any more"
-    assert written[6], "what a socket does not take at once was not begun"
+    assert written[6], "an idle connection was not free"

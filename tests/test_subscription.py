@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from unittest import mock
 
 import pytest
 
 from notifications.envelope import Envelope, log_envelope
-from notifications.subscription import BEGINNING, End, LiveEvent, Mark, Subscription, TopicState, Wired, deliver
+from notifications.subscription import BEGINNING, End, Framing, LiveEvent, Mark, Subscription, TopicState, deliver
 from tests.fakes import eventually
 
 
@@ -212,29 +213,52 @@ async def test_wait_that_is_cancelled_leaves_nothing() -> None:
     made.wake()
 
 
-class FakeWired(Wired):
-    """An event between its type and a semicolon."""
+class FakeFraming(Framing):
+    """An event: its type, the length of the cursor, the cursor, a semicolon."""
 
     def __init__(self, envelope: Envelope, part: bytes) -> None:
-        super().__init__(part, b";")
+        super().__init__(envelope, part)
         self.type = envelope.type
+
+    @staticmethod
+    def end(envelope: Envelope) -> bytes:
+        return b";"
 
     def start(self, length: int) -> bytes:
         return f"{self.type} {length}:".encode()
+
+    @staticmethod
+    def encode(envelope: Envelope, cursor: str | None) -> bytes:
+        text = cursor or ""
+        return f"{envelope.type} {len(text)}:{text};".encode()
+
+
+class OtherFraming(FakeFraming):
+    """The same with a full stop."""
+
+    @staticmethod
+    def end(envelope: Envelope) -> bytes:
+        return b"."
+
+
+class BrokenFraming(FakeFraming):
+    """One that has a mistake."""
+
+    def start(self, length: int) -> bytes:
+        raise OSError("connection lost")
+
+    @staticmethod
+    def encode(envelope: Envelope, cursor: str | None) -> bytes:
+        raise OSError("connection lost")
 
 
 class FakePort:
     """Where finished bytes go; it can be full."""
 
-    wire = FakeWired
-
     def __init__(self) -> None:
+        self.framing: type[Framing] = FakeFraming
         self.written: list[str] = []
         self.full = False
-
-    def encode(self, envelope: Envelope, cursor: str | None) -> bytes:
-        text = cursor or ""
-        return f"{envelope.type} {len(text)}:{text};".encode()
 
     def free(self) -> bool:
         return not self.full
@@ -272,6 +296,12 @@ class Owner:
 
     async def waiting(self) -> None:
         await eventually(lambda: self.made.waiter is not None, pause=0)
+
+    def cursors(self) -> list[str]:
+        """Return those of the frames that were written, by its port if it has one."""
+        if self.port is None:
+            return [cursor for frames in self.written for cursor in frames]
+        return re.findall(":([^;]*);", "".join(self.port.written))
 
 
 async def flush(made: Subscription) -> None:
@@ -343,9 +373,19 @@ async def delivered(*events: LiveEvent) -> None:
 
 
 async def served(*states: TopicState) -> tuple[Owner, FakePort]:
-    owner = Owner(subscription(*states), port := FakePort())
+    port = FakePort()
+    return await owned(*states, port=port), port
+
+
+async def owned(*states: TopicState, port: FakePort | None) -> Owner:
+    owner = Owner(subscription(*states), port)
     await owner.waiting()
-    return owner, port
+    return owner
+
+
+MakePort = Callable[[], FakePort | None]
+#: With a way past ``send()``, and without.
+BOTH_WAYS = pytest.mark.parametrize("port", [FakePort, lambda: None], ids=["port", "send"])
 
 
 async def test_deliver_writes_to_the_port_of_each() -> None:
@@ -366,6 +406,16 @@ async def test_deliver_writes_to_the_port_of_each() -> None:
     assert [owner.made.waiter for owner, _ in readers] == waiters  # Nobody was woken.
 
 
+async def test_deliver_writes_to_each_in_its_own_form() -> None:
+    state = topic()
+    (_, port), (_, other), (_, third) = [await served(state) for _ in range(3)]
+    other.framing = OtherFraming
+    for seq in (1, 2):
+        await delivered(event(state, seq))
+    assert port.written == third.written == ["ping 8:1.1-aa-1;", "ping 8:1.1-aa-2;"]
+    assert other.written == ["ping 8:1.1-aa-1;", "ping 8:1.1-aa-2."]  # The first went by encode().
+
+
 async def test_deliver_without_a_port_writes_in_the_place_of_the_task() -> None:
     state = topic()
     owner = Owner(subscription(state))
@@ -378,6 +428,16 @@ async def test_deliver_without_a_port_writes_in_the_place_of_the_task() -> None:
     assert owner.written == [["1.1-aa-1"], ["1.1-aa-2"], ["1.1-aa-3", "1.1-aa-4"]]
     assert owner.made.marks[state].seq == 4
     assert owner.made.waiter is waiter  # Nobody was woken.
+
+
+async def test_deliver_to_one_that_only_its_task_may_write_for_wakes_it() -> None:
+    state = topic()
+    made = subscription(state)
+    for seq in (1, 2):
+        task = await waits(made)
+        await delivered(event(state, seq))
+        await asyncio.wait_for(task, 5)
+        assert [cursor for _, cursor in made.take()] == [f"1.1-aa-{seq}"]
 
 
 async def test_deliver_without_a_port_to_a_slow_client_is_finished_by_its_task() -> None:
@@ -403,6 +463,17 @@ async def test_deliver_without_a_port_to_one_that_goes_writes_nothing() -> None:
     await asyncio.wait([owner.task])
     assert owner.written == [["1.1-aa-1"]]
     assert owner.made.marks[state].seq == 1
+
+
+@BOTH_WAYS
+async def test_deliver_keeps_the_places_of_topics_that_have_the_same_numbers(
+    port: Callable[[], FakePort | None],
+) -> None:
+    first, second = topic("a", id=1), topic("b", id=2)
+    owner = await owned(first, second, port=port())
+    for one in (event(second, 1), event(first, 1), event(second, 2), event(first, 2)):
+        await delivered(one)
+    assert owner.cursors() == ["1.1-aa-0.2-aa-1", "1.1-aa-1.2-aa-1", "1.1-aa-1.2-aa-2", "1.1-aa-2.2-aa-2"]
 
 
 async def test_deliver_keeps_the_places_of_all_topics() -> None:
@@ -443,15 +514,15 @@ async def test_deliver_to_a_full_port_is_finished_by_the_task(before: int) -> No
     assert port.written[-1] == f"ping 8:1.1-aa-{before + 4};"
 
 
-@pytest.mark.parametrize(
-    ("before", "failing"), [(0, "free"), (0, "encode"), (0, "write"), (1, "free"), (1, "wire"), (1, "write")]
-)
+@pytest.mark.parametrize("failing", ["framing", "free", "write"])
+@pytest.mark.parametrize("before", [0, 1])
 async def test_deliver_that_fails_ends_one_stream_only(before: int, failing: str) -> None:
     state = topic()
     (owner, port), (_, other) = await served(state), await served(state)
     for seq in range(1, before + 1):
         await delivered(event(state, seq))
-    with mock.patch.object(port, failing, side_effect=OSError("connection lost")):
+    broken = BrokenFraming if failing == "framing" else mock.Mock(side_effect=OSError("connection lost"))
+    with mock.patch.object(port, failing, broken):
         await delivered(event(state, before + 1))
         await asyncio.wait([owner.task])
     assert isinstance(owner.task.exception(), OSError)
@@ -478,14 +549,15 @@ async def test_deliver_passes_over_what_a_replay_has_brought() -> None:
     assert port.written == ["ping 8:1.1-aa-3;"]
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("before", [0, 1])
-async def test_deliver_that_shows_a_gap_leaves_it_to_the_log(before: int) -> None:
+async def test_deliver_that_shows_a_gap_leaves_it_to_the_log(before: int, port: MakePort) -> None:
     state = topic()
-    owner, port = await served(state)
+    owner = await owned(state, port=port())
     for seq in range(1, before + 1):
         await delivered(event(state, seq))
     await delivered(event(state, before + 2))
-    assert len(port.written) == before
+    assert len(owner.cursors()) == before
     assert not owner.made.live
     assert owner.made.marks[state].seq == before
 
@@ -504,36 +576,39 @@ async def test_deliver_of_much_is_divided_and_bounded() -> None:
     await owner.task
 
 
-async def test_deliver_passes_over_what_is_muted() -> None:
+@BOTH_WAYS
+async def test_deliver_passes_over_what_is_muted(port: MakePort) -> None:
     state = topic()
-    owner, port = await served(state)
+    owner = await owned(state, port=port())
     await delivered(event(state, 1))
     owner.made.muted = frozenset({"news"})
     for seq, kind in ((2, "news"), (3, "message")):
         payload = f'{{"kind":"{kind}"}}'
         await delivered(LiveEvent(state, seq, log_envelope(state.name, seq, "notification", payload)))
-    assert port.written == ["ping 8:1.1-aa-1;", "notification 8:1.1-aa-3;"]
+    assert owner.cursors() == ["1.1-aa-1", "1.1-aa-3"]
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("reason", ["revoked", "lifetime"])
-async def test_deliver_to_one_that_ends_writes_nothing(reason: str) -> None:
+async def test_deliver_to_one_that_ends_writes_nothing(reason: str, port: MakePort) -> None:
     state = topic()
-    owner, port = await served(state)
+    owner = await owned(state, port=port())
     await delivered(event(state, 1))
     owner.made.end(reason)
     await delivered(event(state, 2))
     await owner.task
-    assert port.written == ["ping 8:1.1-aa-1;"]
+    assert owner.cursors() == ["1.1-aa-1"]
     assert owner.made.cursor() == "1.1-aa-1"
 
 
-async def test_deliver_to_one_that_is_not_live_leaves_it_to_the_replay() -> None:
+@BOTH_WAYS
+async def test_deliver_to_one_that_is_not_live_leaves_it_to_the_replay(port: MakePort) -> None:
     state = topic()
-    owner, port = await served(state)
+    owner = await owned(state, port=port())
     await delivered(event(state, 1))
     owner.made.fall_back()
     await delivered(event(state, 2))
-    assert port.written == ["ping 8:1.1-aa-1;"]
+    assert owner.cursors() == ["1.1-aa-1"]
     assert owner.made.marks[state].seq == 1
 
 

@@ -213,46 +213,47 @@ def daphne_transport() -> Any:
     return transport
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("connected", 0),
-        ("disconnecting", 1),
-        ("_writeDisconnected", 1),
-        ("dataBuffer", b"x"),
-        ("_tempDataBuffer", [b"x"]),
-    ],
-)
-def test_port_is_free_only_while_nothing_waits_in_daphne_s_transport(name: str, value: Any) -> None:
-    for owner, port_of in ((daphne_request(), body_port), (daphne_socket(), frame_port)):
-        port = port_of(partial(Server.__new__(Server).handle_reply, owner))
-        assert port is not None
-        assert port.free()
-        transport = owner.channel.transport if port_of is body_port else owner.transport
-        setattr(transport, name, value)
-        assert not port.free()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("chunked", 0), ("startedWriting", 0), ("finished", 1), ("_disconnected", True)]
-)
-def test_port_is_free_only_while_an_answer_of_daphne_s_goes_on(name: str, value: Any) -> None:
+def body_of_daphne() -> tuple[Port | None, dict[str, Any]]:
+    """Return the port to an answer of daphne's, and what it is to look at."""
     request = daphne_request()
     port = body_port(partial(Server.__new__(Server).handle_reply, request))
-    assert port is not None
-    setattr(request, name, value)
-    assert not port.free()
+    return port, {"answer": request, "transport": request.channel.transport}
+
+
+def frames_of_daphne() -> tuple[Port | None, dict[str, Any]]:
+    socket = daphne_socket()
+    port = frame_port(partial(Server.__new__(Server).handle_reply, socket))
+    return port, {"socket": socket, "transport": socket.transport}
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("state", WebSocketProtocol.STATE_CLOSING), ("send_state", "anything else"), ("send_queue", ["x"])],
+    ("begin", "part", "name", "value"),
+    [
+        *(
+            (begin, "transport", name, value)
+            for begin in (body_of_daphne, frames_of_daphne)
+            for name, value in {
+                "connected": 0,
+                "disconnecting": 1,
+                "_writeDisconnected": 1,
+                "dataBuffer": b"x",
+                "_tempDataBuffer": [b"x"],
+            }.items()
+        ),
+        (body_of_daphne, "answer", "chunked", 0),
+        (body_of_daphne, "answer", "startedWriting", 0),
+        (body_of_daphne, "answer", "finished", 1),
+        (body_of_daphne, "answer", "_disconnected", True),
+        (frames_of_daphne, "socket", "state", WebSocketProtocol.STATE_CLOSING),
+        (frames_of_daphne, "socket", "send_state", "anything else"),
+        (frames_of_daphne, "socket", "send_queue", ["x"]),
+    ],
 )
-def test_port_is_free_only_while_a_socket_of_daphne_s_is_open_and_idle(name: str, value: Any) -> None:
-    socket = daphne_socket()
-    port = frame_port(partial(Server.__new__(Server).handle_reply, socket))
+def test_port_of_daphne_is_free_only_while_nothing_waits_or_ends(begin: Any, part: str, name: str, value: Any) -> None:
+    port, parts = begin()
     assert port is not None
-    setattr(socket, name, value)
+    assert port.free()
+    setattr(parts[part], name, value)
     assert not port.free()
 
 

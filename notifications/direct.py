@@ -3,8 +3,8 @@
 What a server does for each message of each connection before it writes (a coroutine, checks, frame objects, copies; on
 daphne also two calls to epoll) costs more than all the rest of a delivery, and comes to the same few bytes each time.
 So live events are framed here and written at once, under the conditions under which ``send()`` would end up doing just
-that. In any other case (the client does not keep up, has gone, or is being closed) the ports below are not free, and
-the caller takes the ordinary way; so it does with any server, version or middleware around ``send()`` that is not
+that. In any other case (the client does not keep up, has gone, or is being closed) the ports below refuse, and the
+caller takes the ordinary way; so it does with any server, version or middleware around ``send()`` that is not
 recognised, and with ``"DIRECT_WRITES": False``.
 
 =======  ===========================================  ==================================================
@@ -173,16 +173,18 @@ class UvicornPort:
     application itself is the cause, and a stream that has ended is not written to any more.
     """
 
-    __slots__ = ("_transport", "write")
+    __slots__ = ("_transport",)
 
     def __init__(self, transport: Any) -> None:
-        _ask(transport, "is_closing", "get_write_buffer_size")
+        _ask(transport, "is_closing", "get_write_buffer_size", "write")
         self._transport = transport
-        self.write = transport.write
 
-    def free(self) -> bool:
+    def write(self, data: bytes) -> bool:
         transport = self._transport
-        return not (transport.get_write_buffer_size() or transport.is_closing())
+        if transport.get_write_buffer_size() or transport.is_closing():
+            return False
+        transport.write(data)
+        return True
 
 
 class UvicornBody(UvicornPort):
@@ -221,21 +223,21 @@ class TwistedPort:
         _ask(transport, "write", "writeSomeData")
         self._transport = transport
 
-    def free(self) -> bool:
+    def write(self, data: bytes) -> bool:
         transport = self._transport
-        return not (
+        if (
             not transport.connected
             or transport.disconnecting
             or transport._writeDisconnected
             or transport.dataBuffer
             or transport._tempDataBuffer
-        )
-
-    def write(self, data: bytes) -> None:
-        written = self._transport.writeSomeData(data)
+        ):
+            return False
+        written = transport.writeSomeData(data)
         if written != len(data):
             # Full, or lost: what comes of the rest is the server's business.
-            self._transport.write(data[written:] if isinstance(written, int) else data)
+            transport.write(data[written:] if isinstance(written, int) else data)
+        return True
 
 
 class DaphneBody(TwistedPort):
@@ -248,19 +250,14 @@ class DaphneBody(TwistedPort):
         _ask(request, "chunked", "startedWriting", "finished", "_disconnected", "sentLength")
         self._request = request
 
-    def free(self) -> bool:
+    def write(self, data: bytes) -> bool:
         request = self._request
-        return (
-            request.chunked
-            and request.startedWriting
-            and not request.finished
-            and not request._disconnected
-            and super().free()
-        )
-
-    def write(self, data: bytes) -> None:
-        self._request.sentLength += len(data)
-        super().write(data)
+        if not request.chunked or not request.startedWriting or request.finished or request._disconnected:
+            return False
+        if not super().write(data):
+            return False
+        request.sentLength += len(data)
+        return True
 
 
 class DaphneFrames(TwistedPort):
@@ -273,11 +270,12 @@ class DaphneFrames(TwistedPort):
         _ask(protocol, "STATE_OPEN", "SEND_STATE_GROUND", "state", "send_state", "send_queue")
         self._protocol = protocol
 
-    def free(self) -> bool:
+    def write(self, data: bytes) -> bool:
         protocol = self._protocol
-        return (
-            protocol.state == protocol.STATE_OPEN
-            and protocol.send_state == protocol.SEND_STATE_GROUND
-            and not protocol.send_queue
-            and super().free()
-        )
+        if (
+            protocol.state != protocol.STATE_OPEN
+            or protocol.send_state != protocol.SEND_STATE_GROUND
+            or protocol.send_queue
+        ):
+            return False
+        return super().write(data)

@@ -139,11 +139,8 @@ class Port(Protocol):
     def framing(self) -> type[Framing]:
         """How events are on this kind of wire."""
 
-    def free(self) -> bool:
-        """Return whether nothing waits before what is written now; else it is ``send()``'s to do."""
-
-    def write(self, data: bytes) -> object:
-        """Write bytes; only while it is :meth:`free`."""
+    def write(self, data: bytes) -> bool:
+        """Write bytes if ``send()`` would write them at once; else return False, and they are its business."""
 
 
 @dataclass(eq=False, slots=True)
@@ -323,9 +320,9 @@ class Subscription:
         try:
             if not (out := frames()):
                 pass
-            elif (port := self.port) is not None and port.free():
-                port.write(b"".join([port.framing.encode(*frame) for frame in out]))
-            else:
+            elif (port := self.port) is None or not port.write(
+                b"".join([port.framing.encode(*frame) for frame in out])
+            ):
                 self.step(out)
         except BaseException as error:
             self.fail(error)
@@ -425,19 +422,21 @@ def _deliver(subscriptions: Sequence[Subscription], events: Sequence[LiveEvent])
                 or moved.state is not state
                 or not subscription.idle
                 or subscription.muted
-                or not port.free()
             ):
                 subscription.follow(events)
                 continue
-            subscription.moved = last
             if (framed := framings.get(port.framing)) is None:
                 framed = framings[port.framing] = [port.framing(event.envelope, event.part) for event in events]
             before, after = subscription.cursor_before, subscription.cursor_after
             if first is last:
                 one = framed[0]
-                port.write(b"".join((one[len(before) + len(after)], before, one.part, after, one.tail)))
+                data = b"".join((one[len(before) + len(after)], before, one.part, after, one.tail))
             else:
-                port.write(b"".join([one.around(before, after) for one in framed]))
+                data = b"".join([one.around(before, after) for one in framed])
+            if port.write(data):
+                subscription.moved = last
+            else:
+                subscription.follow(events)
         except Exception as error:
             subscription.fail(error)
 

@@ -74,13 +74,6 @@ async def frames(send: Any) -> None:
     await send({"type": "websocket.close", "code": 1000})
 
 
-def directly_if_free(port: Port | None, data: bytes) -> bool:
-    if port is None or not port.free():
-        return False
-    port.write(data)
-    return True
-
-
 async def written(port: Port | None, encoded: Any, sent: Any) -> list[bool]:
     """Write parts with and without pauses between; return which of them were written directly."""
     directly = []
@@ -88,12 +81,12 @@ async def written(port: Port | None, encoded: Any, sent: Any) -> list[bool]:
         if number % 2 == 0:
             await asyncio.sleep(A_MOMENT)
         part = f"{number}:{'é' * 200},"
-        done = directly_if_free(port, encoded(part))
+        done = port is not None and port.write(encoded(part))
         if not done or number == 3:
             await sent(part if not done else "again,")
         directly.append(done)
     large = "x" * 8_000_000 + ","
-    done = directly_if_free(port, encoded(large))  # More than a socket takes at once.
+    done = port is not None and port.write(encoded(large))  # More than a socket takes at once.
     if not done:
         await sent(large)
     directly.append(done)

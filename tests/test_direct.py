@@ -101,8 +101,7 @@ async def test_piece_of_a_body_is_what_send_writes(data: str, cursor: str | None
     answer, envelope = Answer(), Envelope("ping", data)
     port = await begun(answer)
 
-    assert port.free()
-    port.write(port.framing.encode(envelope, cursor))
+    assert port.write(port.framing.encode(envelope, cursor))
 
     directly = answer.transport.take()
     await answer.cycle.send({"type": "http.response.body", "body": envelope.as_sse(cursor), "more_body": True})
@@ -131,16 +130,18 @@ async def test_client_that_does_not_keep_up_is_left_to_send() -> None:
     answer = Answer()
     port = await begun(answer)
     answer.transport.waiting = 1
-    assert not port.free()
+    assert not port.write(b"a")
     answer.transport.waiting = 0
-    assert port.free()
+    assert port.write(b"b")
+    assert answer.transport.take() == b"b"
 
 
-async def test_port_is_not_free_after_the_end() -> None:
+async def test_port_refuses_after_the_end() -> None:
     answer = Answer()
     port = await begun(answer)
     answer.transport.close()
-    assert not port.free()
+    assert not port.write(b"a")
+    assert answer.transport.take() == b""
 
 
 @pytest.mark.parametrize("end", ["disconnected", "response_complete"])
@@ -249,12 +250,20 @@ def frames_of_daphne() -> tuple[Port | None, dict[str, Any]]:
         (frames_of_daphne, "socket", "send_queue", ["x"]),
     ],
 )
-def test_port_of_daphne_is_free_only_while_nothing_waits_or_ends(begin: Any, part: str, name: str, value: Any) -> None:
+def test_port_of_daphne_writes_only_while_nothing_waits_or_ends(begin: Any, part: str, name: str, value: Any) -> None:
     port, parts = begin()
     assert port is not None
-    assert port.free()
+    written: list[bytes] = []
+
+    def taken(data: bytes) -> int:
+        written.append(data)
+        return len(data)
+
+    parts["transport"].writeSomeData = taken
+    assert port.write(b"a")
     setattr(parts[part], name, value)
-    assert not port.free()
+    assert not port.write(b"b")
+    assert written == [b"a"]
 
 
 @pytest.mark.parametrize(
@@ -269,8 +278,7 @@ def test_what_a_socket_of_daphne_s_does_not_take_is_the_server_s_business(taken:
     transport.writeSomeData, transport.write = lambda data: taken, waiting.append
     port = body_port(partial(Server.__new__(Server).handle_reply, request))
     assert port is not None
-    assert port.free()
-    port.write(b"abcde")
+    assert port.write(b"abcde")
     assert b"".join(waiting) == left
     assert request.sentLength == 5
 
@@ -323,8 +331,7 @@ async def test_frame_is_what_send_writes(data: str, cursor: str | None) -> None:
     socket, envelope = Socket(), Envelope("ping", data)
     port = await opened(socket)
 
-    assert port.free()
-    port.write(port.framing.encode(envelope, cursor))
+    assert port.write(port.framing.encode(envelope, cursor))
 
     directly = socket.transport.take()
     await socket.send({"type": "websocket.send", "text": envelope.as_json(cursor)})
@@ -332,15 +339,16 @@ async def test_frame_is_what_send_writes(data: str, cursor: str | None) -> None:
     socket.close()
 
 
-async def test_port_is_free_only_while_its_socket_is_open_and_keeps_up() -> None:
+async def test_port_writes_only_while_its_socket_is_open_and_keeps_up() -> None:
     socket = Socket()
     port = await opened(socket)
     assert socket.before is None  # Not accepted yet.
 
     socket.transport.waiting = 1
-    assert not port.free()
+    assert not port.write(b"a")
     socket.transport.waiting = 0
-    assert port.free()
+    assert port.write(b"b")
+    assert socket.transport.take() == b"b"
 
     await socket.send({"type": "websocket.close", "code": 1000})
     assert frame_port(socket.send) is None
@@ -353,19 +361,19 @@ async def test_port_is_free_only_while_its_socket_is_open_and_keeps_up() -> None
     [b"\x88\x82\0\0\0\0\x03\xe8", b"\xff\xff", b"\x81\x81\0\0\0\0\xff"],
     ids=["close", "no frame", "no text"],
 )
-async def test_port_is_not_free_on_a_socket_that_its_client_ends(received: bytes) -> None:
+async def test_port_refuses_on_a_socket_that_its_client_ends(received: bytes) -> None:
     socket = Socket()
     port = await opened(socket)
     socket.protocol.data_received(received)
-    assert not port.free()
+    assert not port.write(b"a")
     socket.close()
 
 
-async def test_port_is_not_free_on_a_socket_that_the_server_ends() -> None:
+async def test_port_refuses_on_a_socket_that_the_server_ends() -> None:
     socket = Socket()
     port = await opened(socket)
     socket.protocol.shutdown()
-    assert not port.free()
+    assert not port.write(b"a")
     socket.close()
 
 
@@ -451,4 +459,4 @@ def check_parts(answer: str) -> None:
     assert numbers[-1] == "x" * 8_000_000
     written = json.loads(f"[{directly}")
     assert written[0] and written[2] and written[4], "this version of the server is not recognised any more"
-    assert written[6], "an idle connection was not free"
+    assert written[6], "an idle connection was refused"

@@ -30,8 +30,10 @@ test-sqlite: .venv/test
 test-postgres: .venv/test
 	.venv/bin/python -m tests.servers postgres .venv/bin/$(PYTEST) -m "not processes and not faults"
 
+# With the options that docs/operate.md recommends.
 test-newest: .venv-newest/test
-	.venv-newest/bin/$(PYTEST) -m "not processes and not faults"
+	.venv-newest/bin/python -m tests.servers "postgres?server_side_binding=true&prepare_threshold=3" \
+		.venv-newest/bin/$(PYTEST) -m "not processes and not faults"
 
 bench: .venv/test system-packages
 	.venv/bin/python -m benchmarks

@@ -10,9 +10,9 @@ task           what it does
 receive        takes messages from the layer
 link           joins and leaves groups, one batch after the other; confirms by echo; reads heads
 probe          sends itself a message now and then; without an answer the link is made anew
-watch          asks the log which topics advanced: finds what hints lost; does the house-keeping
-recheck        asks now and then whether those connected may still read
-sessions       asks all the time whether their sessions are still there
+watch          asks the log which topics advanced: finds what hints lost; does the house-keeping; asks whether the
+               sessions of those connected are still there
+recheck        asks now and then whether they may still read
 =============  ======================================================================================================
 """
 
@@ -25,6 +25,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
+from math import ceil
 from typing import Any
 
 from django.dispatch import Signal
@@ -48,9 +49,13 @@ logger = logging.getLogger("notifications")
 READY_TIMEOUT = 10.0
 #: Seconds a topic nobody reads any more is kept: people click from page to page.
 LINGER = 10.0
-#: Sessions looked up in one query, and seconds between two such queries.
-SESSIONS_AT_ONCE = 1000
-SESSIONS_INTERVAL = 1.0
+#: Seconds between two safety polls where the site sets nothing else: with a layer that is shared, and without.
+SAFETY_INTERVAL, SAFETY_INTERVAL_ALONE = 1.5, 1.0
+#: Seconds that the look at sessions waits for a safety poll.
+POLL_PATIENCE = 0.25
+#: Sessions looked up in one query, and seconds between two such queries, at most.
+SESSIONS_AT_ONCE = 1500
+SESSIONS_INTERVAL = 1.5
 #: Groups are joined again this often: the core layer forgets them by age.
 REJOIN_INTERVAL = 60.0
 
@@ -86,6 +91,8 @@ class Hub:
         self._sessions: Batch[str, Any] = Batch(self._identify_all, 500)
         self._authorizations: Batch[Any, Any] = Batch(self._authorize_all, 500)
         self._joins: list[TopicState] = []
+        #: Those whose sessions are still to be looked up in this round.
+        self._unseen: list[Subscription] = []
         self._link_work = asyncio.Event()
         self._rejoin_at: dict[int, float] = {}
 
@@ -101,7 +108,6 @@ class Hub:
             "probe": self._probe,
             "watch": self._watch,
             "recheck": self._recheck,
-            "sessions": self._watch_sessions,
         }
         for name, run in tasks.items():
             self._spawn(self._supervised(name, run), name)
@@ -342,13 +348,41 @@ class Hub:
     # ---------------------------------------------------------------- the safety net
 
     async def _watch(self) -> None:
+        poll: asyncio.Task[None] | None = None
         while True:
-            try:
-                await self.follower.check_advanced()
-                await self.log.tidy()
-            except Exception as error:
-                logger.warning("the safety poll failed (%r); tried again", error)
-            await asyncio.sleep(conf.safety_interval or (2.0 if self.link.hosts() else 1.0))
+            if poll is None or poll.done():
+                poll = self._spawn(self._poll(), "poll")
+            # Right after it, as a rule, its connection to the database serves for the sessions, too; one that waits
+            # for somebody's lock is not waited for.
+            await asyncio.wait({poll}, timeout=POLL_PATIENCE)
+            interval = conf.safety_interval or (SAFETY_INTERVAL if self.link.hosts() else SAFETY_INTERVAL_ALONE)
+            looks = ceil(interval / SESSIONS_INTERVAL)
+            for _ in range(looks):
+                await self._look_up_sessions()
+                await asyncio.sleep(interval / looks)
+
+    async def _poll(self) -> None:
+        try:
+            await self.follower.check_advanced()
+            await self.log.tidy()
+        except Exception as error:
+            logger.warning("the safety poll failed (%r); tried again", error)
+
+    async def _look_up_sessions(self) -> None:
+        """A session can end without a word from Django (deleted in the database, or by another system)."""
+        if not self._unseen:
+            self._unseen = list(self.subscriptions)
+        subscriptions, self._unseen = self._unseen[:SESSIONS_AT_ONCE], self._unseen[SESSIONS_AT_ONCE:]
+        if not subscriptions:
+            return
+        try:
+            ended = await self.log.ended({subscription.principal for subscription in subscriptions})
+        except Exception as error:
+            logger.info("sessions could not be looked up (%r); streams stay as they are", error)
+            return
+        for subscription in subscriptions:
+            if subscription.principal in ended:
+                subscription.end("revoked", None)
 
     def _recheck_soon(self, state: TopicState) -> None:
         """Somebody's rights changed. Twice, because a logout is announced before the session is deleted."""
@@ -361,24 +395,6 @@ class Hub:
             everybody = tuple(self.subscriptions)
             for start in range(0, len(everybody), 500):
                 await self._recheck_these(everybody[start : start + 500])
-
-    async def _watch_sessions(self) -> None:
-        """A session can end without a word from Django (deleted in the database, or by another system)."""
-        while True:
-            everybody = tuple(self.subscriptions)
-            for start in range(0, len(everybody) or 1, SESSIONS_AT_ONCE):
-                await asyncio.sleep(SESSIONS_INTERVAL)
-                subscriptions = everybody[start : start + SESSIONS_AT_ONCE]
-                if not subscriptions:
-                    continue
-                try:
-                    ended = await self.log.ended({subscription.principal for subscription in subscriptions})
-                except Exception as error:
-                    logger.info("sessions could not be looked up (%r); streams stay as they are", error)
-                    continue
-                for subscription in subscriptions:
-                    if subscription.principal in ended:
-                        subscription.end("revoked", None)
 
     async def _recheck_these(self, subscriptions: Sequence[Subscription]) -> None:
         """End the streams of those who may not read any more; let those return whose topics changed.

@@ -81,7 +81,7 @@ class Settings:
     polling_retry = Key(5.0, NUMBER, least=0.1)
     reconnect_spread = Key(10.0, NUMBER, least=0)
 
-    # The safety net, in seconds; None: 1 with the in-memory layer, 2 with a shared one
+    # The safety net, in seconds; None: 1 with the in-memory layer, 1.5 with a shared one
     safety_interval = Key[float | None](None, (int, float, type(None)), least=0.05)
     retention = Key(timedelta(days=7), (timedelta,))
 

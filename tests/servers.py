@@ -586,11 +586,13 @@ class Site:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command beside a PostgreSQL of its own."""
-    if len(arguments) < 2 or arguments[0] != "postgres":
-        sys.exit("usage: python -m tests.servers postgres COMMAND …")
+    """Run a command beside a PostgreSQL of its own; what follows a question mark are Django's options for it."""
+    kind, mark, options = arguments[0].partition("?") if arguments else ("", "", "")
+    if len(arguments) < 2 or kind != "postgres":
+        sys.exit('usage: python -m tests.servers "postgres[?option=value&…]" COMMAND …')
     with PostgresServer() as postgres:
-        return subprocess.run(arguments[1:], env=os.environ | {"DATABASE_URL": postgres.create_database()}).returncode
+        url = f"{postgres.create_database()}{mark}{options}"
+        return subprocess.run(arguments[1:], env=os.environ | {"DATABASE_URL": url}).returncode
 
 
 if __name__ == "__main__":

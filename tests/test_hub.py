@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -299,12 +300,31 @@ async def test_revoked_stream_gets_nothing_more(stage: Stage) -> None:
         assert await reading.rest() == [("bye", {"reason": "revoked", "retry": None})]
 
 
-async def test_session_that_ended_in_the_database_ends_its_stream(stage: Stage) -> None:
-    with patched(SESSIONS_INTERVAL=0.02):
-        async with stage.live(user="alice") as reading, stage.live(user="bob") as other:
-            stage.log.over.add(Principal("alice"))
+@pytest.mark.parametrize("at_once", [1, 1000])
+@pytest.mark.parametrize("name", ["alice", "bob"])
+async def test_session_that_ended_in_the_database_ends_its_stream(stage: Stage, name: str, at_once: int) -> None:
+    with patched(SESSIONS_INTERVAL=0.02, SESSIONS_AT_ONCE=at_once):
+        async with stage.live(user="alice") as alice, stage.live(user="bob") as bob:
+            reading, other = (alice, bob) if name == "alice" else (bob, alice)
+            stage.log.over.add(Principal(name))
             assert await reading.rest() == [("bye", {"reason": "revoked", "retry": None})]
             assert other.subscription.ended is None
+
+
+async def test_sessions_are_looked_up_while_the_safety_poll_hangs(stage: Stage, conf: dict[str, Any]) -> None:
+    conf["SAFETY_INTERVAL"] = 0.02
+    polls = mock.AsyncMock(side_effect=asyncio.Event().wait)
+    looks = mock.AsyncMock(wraps=stage.log.ended)
+    with (
+        patched(POLL_PATIENCE=0.02),
+        mock.patch.object(stage.log, "tidy", polls),
+        mock.patch.object(stage.log, "ended", looks),
+    ):
+        async with stage.live(user="alice") as reading:
+            await eventually(lambda: looks.await_count >= 3)
+            stage.log.over.add(Principal("alice"))
+            assert await reading.rest() == [("bye", {"reason": "revoked", "retry": None})]
+    assert polls.await_count == 1
 
 
 # --- Life

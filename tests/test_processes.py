@@ -121,7 +121,7 @@ async def test_open_streams_hold_neither_threads_nor_connections(
                 *(open_stream(server, site, name, transport) for name, transport in people[start : start + 25])
             ):
                 stack.push_async_callback(stream.close)
-        # The safety poll opens one for a moment every two seconds.
+        # The safety poll opens one for a moment now and then.
         await asyncio.to_thread(
             wait_until,
             lambda: postgres_server.backends(database) == 0,

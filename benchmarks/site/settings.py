@@ -1,4 +1,7 @@
-"""``startproject``'s settings with PostgreSQL, Redis and ``notifications``; nothing of it is tuned."""
+"""``startproject``'s settings with PostgreSQL, Redis and ``notifications``.
+
+Nothing is tuned but PostgreSQL's options, which are those of docs/operate.md.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,7 @@ TEMPLATES: list[dict[str, Any]] = [
 ROOT_URLCONF = "benchmarks.site.urls"
 ASGI_APPLICATION = "benchmarks.site.asgi.application"
 DATABASES = {"default": dj_database_url.parse(os.environ["DATABASE_URL"])}
+DATABASES["default"]["OPTIONS"] = {"server_side_binding": True, "prepare_threshold": 3}
 CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",

@@ -10,9 +10,9 @@ task           what it does
 receive        takes messages from the layer
 link           joins and leaves groups, one batch after the other; confirms by echo; reads heads
 probe          sends itself a message now and then; without an answer the link is made anew
-watch          asks the log which topics advanced: finds what hints lost; does the house-keeping; asks whether the
-               sessions of those connected are still there
-recheck        asks now and then whether they may still read
+watch          asks the log which topics advanced: finds what hints lost; does the house-keeping
+recheck        asks now and then whether those connected may still read
+sessions       asks all the time whether their sessions are still there
 =============  ======================================================================================================
 """
 
@@ -25,7 +25,6 @@ import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
-from math import ceil
 from typing import Any
 
 from django.dispatch import Signal
@@ -51,11 +50,11 @@ READY_TIMEOUT = 10.0
 LINGER = 10.0
 #: Seconds between two safety polls where the site sets nothing else: with a layer that is shared, and without.
 SAFETY_INTERVAL, SAFETY_INTERVAL_ALONE = 1.5, 1.0
-#: Seconds that the look at sessions waits for a safety poll.
-POLL_PATIENCE = 0.25
-#: Sessions looked up in one query, and seconds between two such queries, at most.
+#: Sessions looked up in one query, and seconds between two such queries.
 SESSIONS_AT_ONCE = 1500
 SESSIONS_INTERVAL = 1.5
+#: Seconds from a safety poll to the look at sessions that falls together with it.
+AFTER_POLL = 0.1
 #: Groups are joined again this often: the core layer forgets them by age.
 REJOIN_INTERVAL = 60.0
 
@@ -87,12 +86,11 @@ class Hub:
         self.link = Link(self._on_message, self._on_link_changed)
         self.closing = False
         self.restarts = 0
+        self._started = self.loop.time()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sessions: Batch[str, Any] = Batch(self._identify_all, 500)
         self._authorizations: Batch[Any, Any] = Batch(self._authorize_all, 500)
         self._joins: list[TopicState] = []
-        #: Those whose sessions are still to be looked up in this round.
-        self._unseen: list[Subscription] = []
         self._link_work = asyncio.Event()
         self._rejoin_at: dict[int, float] = {}
 
@@ -108,6 +106,7 @@ class Hub:
             "probe": self._probe,
             "watch": self._watch,
             "recheck": self._recheck,
+            "sessions": self._watch_sessions,
         }
         for name, run in tasks.items():
             self._spawn(self._supervised(name, run), name)
@@ -348,41 +347,23 @@ class Hub:
     # ---------------------------------------------------------------- the safety net
 
     async def _watch(self) -> None:
-        poll: asyncio.Task[None] | None = None
         while True:
-            if poll is None or poll.done():
-                poll = self._spawn(self._poll(), "poll")
-            # Right after it, as a rule, its connection to the database serves for the sessions, too; one that waits
-            # for somebody's lock is not waited for.
-            await asyncio.wait({poll}, timeout=POLL_PATIENCE)
-            interval = conf.safety_interval or (SAFETY_INTERVAL if self.link.hosts() else SAFETY_INTERVAL_ALONE)
-            looks = ceil(interval / SESSIONS_INTERVAL)
-            for _ in range(looks):
-                await self._look_up_sessions()
-                await asyncio.sleep(interval / looks)
+            try:
+                await self.follower.check_advanced()
+                await self.log.tidy()
+            except Exception as error:
+                logger.warning("the safety poll failed (%r); tried again", error)
+            alone = not self.link.hosts()
+            interval = conf.safety_interval or (SAFETY_INTERVAL_ALONE if alone else SAFETY_INTERVAL)
+            await asyncio.sleep(self._until_next(interval))
 
-    async def _poll(self) -> None:
-        try:
-            await self.follower.check_advanced()
-            await self.log.tidy()
-        except Exception as error:
-            logger.warning("the safety poll failed (%r); tried again", error)
+    def _until_next(self, interval: float, after: float = 0.0) -> float:
+        """Return the seconds until the next whole number of intervals since the start, at least half of one.
 
-    async def _look_up_sessions(self) -> None:
-        """A session can end without a word from Django (deleted in the database, or by another system)."""
-        if not self._unseen:
-            self._unseen = list(self.subscriptions)
-        subscriptions, self._unseen = self._unseen[:SESSIONS_AT_ONCE], self._unseen[SESSIONS_AT_ONCE:]
-        if not subscriptions:
-            return
-        try:
-            ended = await self.log.ended({subscription.principal for subscription in subscriptions})
-        except Exception as error:
-            logger.info("sessions could not be looked up (%r); streams stay as they are", error)
-            return
-        for subscription in subscriptions:
-            if subscription.principal in ended:
-                subscription.end("revoked", None)
+        Timed so, a look at sessions, ``after`` a safety poll, stays there, and finds its connection still open.
+        """
+        pause = interval - (self.loop.time() - self._started - after) % interval
+        return pause if pause >= interval / 2 else pause + interval
 
     def _recheck_soon(self, state: TopicState) -> None:
         """Somebody's rights changed. Twice, because a logout is announced before the session is deleted."""
@@ -395,6 +376,24 @@ class Hub:
             everybody = tuple(self.subscriptions)
             for start in range(0, len(everybody), 500):
                 await self._recheck_these(everybody[start : start + 500])
+
+    async def _watch_sessions(self) -> None:
+        """A session can end without a word from Django (deleted in the database, or by another system)."""
+        left: list[Subscription] = []
+        while True:
+            await asyncio.sleep(self._until_next(SESSIONS_INTERVAL, after=AFTER_POLL))
+            left = left or list(self.subscriptions)
+            subscriptions, left = left[:SESSIONS_AT_ONCE], left[SESSIONS_AT_ONCE:]
+            if not subscriptions:
+                continue
+            try:
+                ended = await self.log.ended({subscription.principal for subscription in subscriptions})
+            except Exception as error:
+                logger.info("sessions could not be looked up (%r); streams stay as they are", error)
+                continue
+            for subscription in subscriptions:
+                if subscription.principal in ended:
+                    subscription.end("revoked", None)
 
     async def _recheck_these(self, subscriptions: Sequence[Subscription]) -> None:
         """End the streams of those who may not read any more; let those return whose topics changed.

@@ -140,7 +140,7 @@ class Port(Protocol):
         """How events are on this kind of wire."""
 
     def write(self, data: bytes) -> bool:
-        """Write bytes if ``send()`` would write them at once; else return False, and they are its business."""
+        """Write bytes if ``send()`` would write them at once; else return False, and they are left to it."""
 
 
 @dataclass(eq=False, slots=True)

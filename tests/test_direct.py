@@ -264,6 +264,7 @@ def test_port_of_daphne_writes_only_while_nothing_waits_or_ends(begin: Any, part
     setattr(parts[part], name, value)
     assert not port.write(b"b")
     assert written == [b"a"]
+    assert "answer" not in parts or parts["answer"].sentLength == 1
 
 
 @pytest.mark.parametrize(

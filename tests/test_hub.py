@@ -9,10 +9,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from django.db import OperationalError
 
 from notifications import doorbell, hub_changed, stream_closed, stream_opened
 from notifications.access import Access, Principal
 from notifications.hub import HubFull, NotAuthorized
+from notifications.link import Link
 from notifications.stream import open_stream
 from tests.fakes import PATIENCE, TOPIC, Reading, Stage, eventually, patched
 
@@ -311,20 +313,60 @@ async def test_session_that_ended_in_the_database_ends_its_stream(stage: Stage, 
             assert other.subscription.ended is None
 
 
-async def test_sessions_are_looked_up_while_the_safety_poll_hangs(stage: Stage, conf: dict[str, Any]) -> None:
-    conf["SAFETY_INTERVAL"] = 0.02
-    polls = mock.AsyncMock(side_effect=asyncio.Event().wait)
-    looks = mock.AsyncMock(wraps=stage.log.ended)
-    with (
-        patched(POLL_PATIENCE=0.02),
-        mock.patch.object(stage.log, "tidy", polls),
-        mock.patch.object(stage.log, "ended", looks),
-    ):
+async def test_look_at_sessions_that_fails_is_repeated(stage: Stage) -> None:
+    stage.log.fails["ended"] = OperationalError("the database is away")
+    with patched(SESSIONS_INTERVAL=0.02):
         async with stage.live(user="alice") as reading:
-            await eventually(lambda: looks.await_count >= 3)
+            await eventually(lambda: stage.log.calls["ended"] >= 2)
+            assert reading.subscription.ended is None
             stage.log.over.add(Principal("alice"))
+            del stage.log.fails["ended"]
             assert await reading.rest() == [("bye", {"reason": "revoked", "retry": None})]
-    assert polls.await_count == 1
+
+
+@pytest.mark.parametrize(("hangs", "goes_on"), [("tidy", "ended"), ("ended", "advanced")])
+async def test_safety_poll_and_look_at_sessions_do_not_wait_for_each_other(
+    stage: Stage, conf: dict[str, Any], hangs: str, goes_on: str
+) -> None:
+    conf["SAFETY_INTERVAL"] = 0.02
+    stage.log.gates[hangs] = asyncio.Event()
+    with patched(SESSIONS_INTERVAL=0.02):
+        async with stage.live(user="alice"):
+            await eventually(lambda: stage.log.calls[hangs] == 1)
+            before = stage.log.calls[goes_on]
+            await eventually(lambda: stage.log.calls[goes_on] >= before + 3)
+    assert stage.log.calls[hangs] == 1
+
+
+@pytest.mark.parametrize(("hosts", "name"), [(1, "SAFETY_INTERVAL"), (0, "SAFETY_INTERVAL_ALONE")])
+async def test_safety_poll_has_an_interval_of_its_own_without_a_shared_layer(
+    stage: Stage, conf: dict[str, Any], hosts: int, name: str
+) -> None:
+    conf["SAFETY_INTERVAL"] = None
+    intervals = {"SAFETY_INTERVAL": 3600.0, "SAFETY_INTERVAL_ALONE": 3600.0, name: 0.02}
+    with patched(**intervals), mock.patch.object(Link, "hosts", return_value=hosts):
+        stage.start()
+        await eventually(lambda: stage.log.calls["tidy"] >= 3)
+
+
+@pytest.mark.parametrize(
+    ("past", "after", "pause"),
+    [
+        (0.0, 0.0, 1.5),
+        (0.4, 0.0, 1.1),
+        (1.4, 0.0, 1.6),
+        (1.52, 0.0, 1.48),
+        (0.4, 0.1, 1.2),
+        (0.0, 0.1, 1.6),
+        (10, 0.1, 2.1),
+    ],
+)
+async def test_what_is_asked_again_and_again_keeps_its_time(
+    stage: Stage, past: float, after: float, pause: float
+) -> None:
+    stage.start()
+    stage.hub._started = stage.hub.loop.time() - past
+    assert stage.hub._until_next(1.5, after) == pytest.approx(pause, abs=0.05)
 
 
 # --- Life

@@ -55,6 +55,36 @@ async def test_command_without_redis_reaches_an_open_stream(make_site: MakeSite,
             await stream.close()
 
 
+PREPARED = """
+from django.db import connection
+with connection.cursor() as cursor:
+    cursor.execute("SELECT statement FROM pg_prepared_statements")
+    result = [statement for statement, in cursor]
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_prepared_statements_as_operate_md_has_them(make_site: MakeSite, kind: Kind) -> None:
+    site = make_site("postgresql")
+    site = site.copy(f"{site.database_url}?server_side_binding=true&prepare_threshold=3")
+    titles = [str(number) for number in range(6)]
+    with site.server(kind) as server, site.worker() as worker:
+        stream = await open_stream(server, site, "alice")
+        try:
+            await asyncio.to_thread(worker.run, NOTIFY, name="alice", titles=titles)
+            assert [(await stream.next()).data["title"] for _ in titles] == titles
+            prepared = "\n".join(worker.run(PREPARED))
+        finally:
+            await stream.close()
+    for words, tables in {
+        "INSERT INTO": ("notification", "event"),
+        "FROM": ("topic", "event"),
+        "UPDATE": ("topic", "event"),
+    }.items():
+        for table in tables:
+            assert f'{words} "notifications_{table}"' in prepared
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_each_transport_resumes_what_another_left(site: Site, kind: Kind) -> None:
     with site.server(kind) as server, site.worker() as worker:

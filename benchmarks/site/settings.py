@@ -49,7 +49,7 @@ TEMPLATES: list[dict[str, Any]] = [
 ROOT_URLCONF = "benchmarks.site.urls"
 ASGI_APPLICATION = "benchmarks.site.asgi.application"
 DATABASES = {"default": dj_database_url.parse(os.environ["DATABASE_URL"])}
-DATABASES["default"]["OPTIONS"] = {"server_side_binding": True, "prepare_threshold": 3}
+DATABASES["default"].setdefault("OPTIONS", {}).update(server_side_binding=True, prepare_threshold=3)
 CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",

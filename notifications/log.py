@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from django.db import connections, router, transaction
+from django.db.backends.utils import CursorWrapper
 from django.db.models import DateTimeField, Min, Value
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Least, Now
@@ -169,19 +171,26 @@ def drain(topics: Iterable[str], *, using: str | None = None) -> int:
 
 
 def _number(names: Sequence[str], alias: str) -> tuple[list[doorbell.Hint], int]:
-    with transaction.atomic(using=alias):
-        topics = {topic.name: topic for topic in _locked(names, alias)}
+    with _transaction(alias) as cursor:
+        topics = {topic.name: topic for topic in _locked(names, cursor)}
         if len(topics) == len(names):
-            return _number_locked(topics, alias)
+            return _number_locked(topics, cursor)
     # New topics are made outside of the transaction, in order, so that two drains never wait for each other's.
     missing = [Topic(name=name) for name in names if name not in topics]
     Topic.objects.using(alias).bulk_create(missing, ignore_conflicts=True)
-    with transaction.atomic(using=alias):
-        return _number_locked({topic.name: topic for topic in _locked(names, alias)}, alias)
+    with _transaction(alias) as cursor:
+        return _number_locked({topic.name: topic for topic in _locked(names, cursor)}, cursor)
 
 
-def _locked(names: Sequence[str], alias: str) -> list[Topic]:
-    connection = connections[alias]
+@contextmanager
+def _transaction(alias: str) -> Iterator[CursorWrapper]:
+    """Begin a transaction and yield one cursor for all of its statements."""
+    with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
+        yield cursor
+
+
+def _locked(names: Sequence[str], cursor: CursorWrapper) -> list[Topic]:
+    connection, alias = cursor.db, cursor.db.alias
     if (
         not connection.features.has_select_for_update
         and getattr(connection, "transaction_mode", None) not in LOCKING_MODES
@@ -189,13 +198,14 @@ def _locked(names: Sequence[str], alias: str) -> list[Topic]:
         # SQLite ignores select_for_update; to write first is what takes its lock instead of failing at once later.
         Topic.objects.using(alias).filter(name__in=names).update(advanced_at=Now())
     if len(names) == 1:
-        return [Topic.from_db(alias, TOPIC_FIELDS, row) for row in fetch(alias, _lock, *names)]
+        return [Topic.from_db(alias, TOPIC_FIELDS, row) for row in fetch(cursor, _lock, *names)]
     return list(Topic.objects.using(alias).filter(name__in=names).order_by("pk").select_for_update())
 
 
-def _number_locked(topics: dict[str, Topic], alias: str) -> tuple[list[doorbell.Hint], int]:
+def _number_locked(topics: dict[str, Topic], cursor: CursorWrapper) -> tuple[list[doorbell.Hint], int]:
+    alias = cursor.db.alias
     if len(topics) == 1:
-        events = [Event.from_db(alias, EVENT_FIELDS, row) for row in fetch(alias, _waiting_in, *topics)]
+        events = [Event.from_db(alias, EVENT_FIELDS, row) for row in fetch(cursor, _waiting_in, *topics)]
     else:
         waiting = Event.objects.using(alias).filter(topic__in=list(topics), seq=None).order_by("pk")
         events = list(waiting[:EVENTS_AT_ONCE])
@@ -207,11 +217,11 @@ def _number_locked(topics: dict[str, Topic], alias: str) -> tuple[list[doorbell.
         grouped[event.topic].append(LogEvent(event.seq, event.type, event.payload))
     advanced = [topics[name] for name in grouped]
     if len(events) == 1:
-        run(alias, _number_one, events[0].seq, events[0].pk)
+        run(cursor, _number_one, events[0].seq, events[0].pk)
     else:
         Event.objects.using(alias).bulk_update(events, ["seq"])
     if len(advanced) == 1:
-        run(alias, _advance_one, advanced[0].head, advanced[0].pk)
+        run(cursor, _advance_one, advanced[0].head, advanced[0].pk)
     else:
         for topic in advanced:
             topic.advanced_at = Now()
@@ -304,8 +314,8 @@ def trim(*, older_than: timedelta | None = None, batch: int = 500) -> int:
 
 def _trim(name: str, cutoff: Combinable, batch: int, alias: str) -> int:
     """Delete the lowest events of a topic up to the first that is younger than ``cutoff``, and raise its floor."""
-    with transaction.atomic(using=alias):
-        for topic in _locked([name], alias):
+    with _transaction(alias) as cursor:
+        for topic in _locked([name], cursor):
             rows = Event.objects.using(alias).filter(topic=name)
             kept = rows.filter(created_at__gte=cutoff).aggregate(first=Min("seq"))["first"]
             # Not from the floor: rows may be missing above it, deleted by hand.
@@ -327,8 +337,8 @@ def rotate_epoch(topics: Iterable[str] | None = None) -> int:
         names = names.filter(name__in=list(topics))
     count = 0
     for batch in _batches(sorted(names), TOPICS_AT_ONCE):
-        with transaction.atomic(using=alias):
-            rows = _locked(batch, alias)
+        with _transaction(alias) as cursor:
+            rows = _locked(batch, cursor)
             for topic in rows:
                 topic.epoch = new_epoch()
                 topic.advanced_at = Now()

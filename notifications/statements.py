@@ -54,7 +54,7 @@ _known_inserts: dict[tuple[str, str, type[Model], tuple[str, ...]], KnownInsert]
 def fetch(cursor: CursorWrapper, statement: Statement, *values: Any) -> list[tuple[Any, ...]]:
     """Return the rows of a SELECT as tuples, of text and numbers only: nothing is converted.
 
-    :param cursor: may have been used before; to open one for each statement takes half as long as to run it.
+    :param cursor: may have been used before; to open one takes half as long as to run a statement on it.
     """
     cursor.execute(*_written(cursor.db, statement, values))
     return list(cursor.fetchall())

@@ -1,8 +1,9 @@
 """The hub's way to the database: a few threads of its own, and no connection kept while there is nothing to do.
 
 Reads of streams neither queue behind the one thread that Channels gives to all consumers of a process, nor open a
-connection each: whatever the number of streams, there are at most ``DATABASE_THREADS`` connections for them, closed
-when idle. Requests that ask for a stream have threads of their own (:mod:`notifications.admission`).
+connection each: whatever the number of streams, there are at most ``DATABASE_THREADS`` connections for them. They are
+closed when idle; one of them not before nothing was sent for some ten seconds. Requests that ask for a stream have
+threads of their own (:mod:`notifications.admission`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ __all__ = ["Reader"]
 
 R = TypeVar("R")
 
+#: Seconds after a poll that found something new in which more is expected.
+BUSY = 10.0
 TRIM_EVERY = timedelta(minutes=5).total_seconds()
 
 
@@ -55,7 +58,12 @@ class Reader:
         return await self.run(log.read, topic, after, limit)
 
     async def advanced(self, look: log.Look | None) -> tuple[list[log.Head], log.Look | None]:
-        return await self.run(log.advanced, look)
+        heads, now = await self.run(log.advanced, look)
+        if look is not None and now is not None and now.latest > look.latest:
+            # While events come, the next poll finds its connection open: PostgreSQL would work longer to open one than
+            # for all that is asked of it, and events would wait for that.
+            self._pool.busy_until = time.monotonic() + BUSY
+        return heads, now
 
     async def unread(self, user: Any) -> int:
         """Return the user's unread count, as ``ready`` tells it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -18,16 +19,23 @@ logger = logging.getLogger("notifications")
 
 #: Seconds that a connection is kept for what may come next: in a storm of clients, opening one costs more than asking.
 KEEP = 0.5
+#: Seconds that one of them is kept while there is one question after the other (``DatabaseThreads.busy_until``).
+KEEP_BUSY = 2.5
 
 
 class DatabaseThreads(Executor):
     """Runs functions that use the database, on up to ``limit`` daemon threads, started when they are needed.
 
-    A thread ends, and closes its connections, after :data:`KEEP` idle seconds. It closes them at once if a function
-    raised: the next one finds out for itself whether the database is there.
+    A thread ends, and closes its connections, after :data:`KEEP` idle seconds; the first one after :data:`KEEP_BUSY`,
+    as long as ``busy_until`` is ahead. It closes them at once if a function raised: the next one finds out for itself
+    whether the database is there.
+
+    :ivar busy_until: until when (``time.monotonic()``) to expect a question every second or two, for all of which one
+        connection is enough.
     """
 
     def __init__(self, limit: int) -> None:
+        self.busy_until = 0.0
         self._limit = limit
         self._lock = threading.Lock()
         self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
@@ -62,7 +70,7 @@ class DatabaseThreads(Executor):
     def _work(self) -> None:
         while True:
             try:
-                job = self._jobs.get(timeout=KEEP)
+                job = self._next()
             except Empty:
                 _close_connections()
                 with self._lock:
@@ -76,6 +84,16 @@ class DatabaseThreads(Executor):
                 return
             self._run(*job)
             del job  # What it was asked, and the answer, are not this thread's to keep until the next.
+
+    def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
+        try:
+            return self._jobs.get(timeout=KEEP)
+        except Empty:
+            if time.monotonic() >= self.busy_until or self._threads[:1] != [threading.current_thread()]:
+                raise
+        job = self._jobs.get(timeout=KEEP_BUSY - KEEP)
+        _close_broken()
+        return job
 
     def _run(self, future: Future[Any], function: Callable[[], Any]) -> None:
         result, failure = None, None
@@ -99,3 +117,13 @@ def _close_connections() -> None:
         connections.close_all()
     except Exception:  # It must not end the thread, and with it whoever waits for an answer: Django forgets it anyway.
         logger.exception("a database connection could not be closed")
+
+
+def _close_broken() -> None:
+    """Close connections that were cut meanwhile (by a restart of the database, say), before a question is asked."""
+    try:
+        whole = all(one.connection is None or one.is_usable() for one in connections.all(initialized_only=True))
+    except Exception:  # Not only the database's own errors: nothing may end the thread, which has a question to answer.
+        whole = False
+    if not whole:
+        _close_connections()

@@ -161,6 +161,46 @@ async def test_open_streams_hold_neither_threads_nor_connections(
         assert server.threads() <= THREADS
 
 
+async def test_one_connection_is_kept_while_events_come_and_made_anew_when_it_was_cut(
+    make_site: MakeSite, postgres_server: PostgresServer, redis_server: RedisServer
+) -> None:
+    site = make_site("postgresql", redis=redis_server.url)
+    database = site.database_url.rsplit("/", 1)[1].partition("?")[0]
+    with site.server("uvicorn") as server, site.worker() as worker, postgres_server.connect() as watching:
+        publisher = worker.run(
+            "from django.db import connection as c; c.connect(); result = c.connection.info.backend_pid"
+        )
+
+        def backends(where: str = "true") -> list[int]:
+            query = f"SELECT pid FROM pg_stat_activity WHERE datname = %s AND pid != %s AND {where} ORDER BY pid"
+            return [pid for (pid,) in watching.execute(query, [database, publisher])]
+
+        def kept() -> int | None:
+            """Return the one connection that is there, while events come, for longer than from poll to poll."""
+            looks = []
+            for number in range(25):
+                if number % 5 == 0:
+                    worker.run(NOTIFY, name="alice", titles=["one of many"])
+                looks.append(backends())
+                time.sleep(0.1)
+            return looks[0][0] if len(looks[0]) == 1 and all(look == looks[0] for look in looks) else None
+
+        stream = await open_stream(server, site, "alice")
+        pid = await asyncio.to_thread(wait_until, kept, timeout=20, what="a connection that stays")
+        # Cut while it waits for the next poll, and not in the midst of one.
+        idle = "state = 'idle' AND now() - state_change BETWEEN interval '0.6 s' AND interval '1 s'"
+        await asyncio.to_thread(wait_until, lambda: backends(idle) == [pid], what="the time between two polls")
+        watching.execute("SELECT pg_terminate_backend(%s)", [pid])
+        another = await asyncio.to_thread(wait_until, kept, timeout=20, what="another connection that stays")
+        assert another != pid
+        await asyncio.to_thread(worker.run, NOTIFY, name="alice", titles=["the last"])
+        while (await stream.next()).data["title"] != "the last":
+            pass
+        assert "safety poll failed" not in server.log
+        await asyncio.to_thread(wait_until, lambda: not backends(), timeout=30, what="no connection when all is quiet")
+        await stream.close()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_two_processes_on_one_database_without_redis(site: Site, kind: Kind) -> None:
     with site.server(kind) as one, site.server(kind) as two:

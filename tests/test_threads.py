@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.db import connection, connections
 
-from notifications import threads
+from notifications import log, threads
+from notifications.reader import Reader
 from notifications.threads import DatabaseThreads
+
+from .servers import wait_until
 
 
 @pytest.fixture
@@ -80,6 +85,75 @@ def test_connection_is_closed_after_an_error(pool: DatabaseThreads) -> None:
     with pytest.raises(RuntimeError):
         pool.submit(fail).result(5)
     assert not pool.submit(is_open).result(5)
+
+
+def test_while_busy_one_thread_keeps_its_connection(pool: DatabaseThreads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "KEEP", 0.02)
+    pool.busy_until = time.monotonic() + 60
+    together = threading.Barrier(2)
+    for future in [pool.submit(lambda: together.wait(5) + ask()) for _ in range(2)]:
+        future.result(5)
+    first = pool._threads[0]
+    wait_until(lambda: pool._threads == [first], what="the other thread to end")
+    time.sleep(0.1)
+    assert pool.submit(is_open).result(5)
+    assert pool._threads == [first]
+    pool.busy_until = 0.0
+    pool.submit(ask).result(5)
+    wait_until(lambda: pool._threads == [], what="the first one to end, too")
+    assert not pool.submit(is_open).result(5)
+
+
+def test_busy_thread_ends_when_no_question_comes(pool: DatabaseThreads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "KEEP", 0.02)
+    monkeypatch.setattr(threads, "KEEP_BUSY", 0.1)
+    pool.busy_until = time.monotonic() + 60
+    pool.submit(ask).result(5)
+    wait_until(lambda: pool._threads == [], what="the thread to end")
+    assert not pool.submit(is_open).result(5)
+
+
+@pytest.mark.parametrize("found", [False, RuntimeError("not the database's own")])
+def test_question_after_a_while_finds_no_broken_connection(
+    pool: DatabaseThreads, monkeypatch: pytest.MonkeyPatch, found: bool | RuntimeError
+) -> None:
+    def is_usable(self: Any) -> bool:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(threads, "KEEP", 0.02)
+    pool.busy_until = time.monotonic() + 60
+    before = pool.submit(lambda: (ask(), connection.connection)[1]).result(5)
+    time.sleep(0.1)  # Longer than KEEP: what follows at once is not worth a question of its own.
+    monkeypatch.setattr(type(connections["default"]), "is_usable", is_usable)
+    after = pool.submit(lambda: (ask(), connection.connection)[1]).result(5)
+    assert after is not before
+
+
+async def test_hub_s_reads_keep_one_connection_while_events_come(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "KEEP", 0.02)
+    reader = Reader()
+
+    async def kept() -> bool:
+        await reader.run(ask)
+        await asyncio.sleep(0.2)
+        return await reader.run(is_open)
+
+    await reader.run(log.append, [("everyone", "moved", "{}")])
+    heads, look = await reader.advanced(None)
+    assert heads == [] and not await kept()
+    await reader.run(log.append, [("everyone", "moved", "{}")])
+    heads, look = await reader.advanced(look)
+    assert [head.name for head in heads] == ["everyone"]
+    assert await kept()
+    monkeypatch.setattr(reader._pool, "busy_until", 0.0)
+    heads, look = await reader.advanced(look)
+    # Still among those that advanced lately, but nothing is new.
+    assert [head.name for head in heads] == ["everyone"] and not await kept()
+    reader._pool.shutdown()
 
 
 @pytest.mark.parametrize("when", ["after an error", "when idle"])

@@ -50,8 +50,6 @@ READY_TIMEOUT = 10.0
 LINGER = 10.0
 #: Seconds between two safety polls where the site sets nothing else: with a layer that is shared, and without.
 SAFETY_INTERVAL, SAFETY_INTERVAL_ALONE = 1.5, 1.0
-#: Seconds after which a poll is given up: on a connection that was cut off without a word, the answer never comes.
-POLL_TIMEOUT = 60.0
 #: Sessions looked up in one query, and seconds between two such queries.
 SESSIONS_AT_ONCE = 1500
 SESSIONS_INTERVAL = 1.5
@@ -351,9 +349,8 @@ class Hub:
     async def _watch(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(POLL_TIMEOUT):
-                    await self.follower.check_advanced()
-                    await self.log.tidy()
+                await self.follower.check_advanced()
+                await self.log.tidy()
             except Exception as error:
                 logger.warning("the safety poll failed (%r); tried again", error)
             alone = not self.link.hosts()

@@ -2,7 +2,7 @@
 
 Reads of streams neither queue behind the one thread that Channels gives to all consumers of a process, nor open a
 connection each: whatever the number of streams, there are at most ``DATABASE_THREADS`` connections for them. They are
-closed when idle; one of them not before nothing was sent for some ten seconds. Requests that ask for a stream have
+closed when idle, one of them only when nothing has been sent for some ten seconds. Requests that ask for a stream have
 threads of their own (:mod:`notifications.admission`).
 """
 

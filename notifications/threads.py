@@ -19,7 +19,7 @@ logger = logging.getLogger("notifications")
 
 #: Seconds that a connection is kept for what may come next: in a storm of clients, opening one costs more than asking.
 KEEP = 0.5
-#: Seconds that one of them is kept while there is one question after the other (``DatabaseThreads.busy_until``).
+#: Seconds that one of them is kept while question follows question (``DatabaseThreads.busy_until``).
 KEEP_BUSY = 2.5
 
 
@@ -27,8 +27,8 @@ class DatabaseThreads(Executor):
     """Runs functions that use the database, on up to ``limit`` daemon threads, started when they are needed.
 
     A thread ends, and closes its connections, after :data:`KEEP` idle seconds; the first one after :data:`KEEP_BUSY`,
-    as long as ``busy_until`` is ahead. It closes them at once if a function raised: the next one finds out for itself
-    whether the database is there.
+    as long as ``busy_until`` is ahead. Any of them closes its connections at once if a function raised: the next one
+    finds out for itself whether the database is there.
 
     :ivar busy_until: until when (``time.monotonic()``) to expect a question every second or two, for all of which one
         connection is enough.
@@ -92,7 +92,8 @@ class DatabaseThreads(Executor):
             if time.monotonic() >= self.busy_until or self._threads[:1] != [threading.current_thread()]:
                 raise
         job = self._jobs.get(timeout=KEEP_BUSY - KEEP)
-        _close_broken()
+        if job is not None:
+            _close_broken()
         return job
 
     def _run(self, future: Future[Any], function: Callable[[], Any]) -> None:

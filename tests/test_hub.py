@@ -338,17 +338,6 @@ async def test_safety_poll_and_look_at_sessions_do_not_wait_for_each_other(
     assert stage.log.calls[hangs] == 1
 
 
-async def test_safety_poll_that_gets_no_answer_is_given_up_and_repeated(
-    stage: Stage, conf: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    conf["SAFETY_INTERVAL"] = 0.02
-    stage.log.gates["tidy"] = asyncio.Event()
-    with patched(POLL_TIMEOUT=0.02):
-        stage.start()
-        await eventually(lambda: stage.log.calls["tidy"] >= 2)
-    assert "the safety poll failed (TimeoutError()); tried again" in caplog.text
-
-
 @pytest.mark.parametrize(("hosts", "name"), [(1, "SAFETY_INTERVAL"), (0, "SAFETY_INTERVAL_ALONE")])
 async def test_safety_poll_has_an_interval_of_its_own_without_a_shared_layer(
     stage: Stage, conf: dict[str, Any], hosts: int, name: str

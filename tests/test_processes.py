@@ -171,34 +171,46 @@ async def test_one_connection_is_kept_while_events_come_and_made_anew_when_it_wa
             "from django.db import connection as c; c.connect(); result = c.connection.info.backend_pid"
         )
 
-        def backends(where: str = "true") -> list[int]:
-            query = f"SELECT pid FROM pg_stat_activity WHERE datname = %s AND pid != %s AND {where} ORDER BY pid"
-            return [pid for (pid,) in watching.execute(query, [database, publisher])]
+        def pids(query: str) -> list[int]:
+            """Return what ``query`` takes of ``found``, the server's connections."""
+            found = (
+                "SELECT pid, state, now() - state_change AS age FROM pg_stat_activity WHERE datname = %s AND pid != %s"
+            )
+            return [pid for (pid,) in watching.execute(f"WITH found AS ({found}) {query}", [database, publisher])]
+
+        def backends() -> list[int]:
+            return pids("SELECT pid FROM found ORDER BY pid")
 
         def kept() -> int | None:
-            """Return the one connection that is there, while events come, for longer than from poll to poll."""
+            """Return the connection that is always there while events come, for longer than from poll to poll."""
             looks = []
             for number in range(25):
                 if number % 5 == 0:
                     worker.run(NOTIFY, name="alice", titles=["one of many"])
-                looks.append(backends())
+                looks.append(set(backends()))
                 time.sleep(0.1)
-            return looks[0][0] if len(looks[0]) == 1 and all(look == looks[0] for look in looks) else None
+            always = set.intersection(*looks)
+            return always.pop() if len(always) == 1 else None
+
+        def cut() -> list[int]:
+            """Cut it while it waits for the next poll, and not in the midst of one."""
+            idle = "SELECT pid FROM found WHERE state = 'idle' AND age BETWEEN interval '0.6 s' AND interval '1 s'"
+            return pids(f", idle AS MATERIALIZED ({idle}) SELECT pid FROM idle WHERE pg_terminate_backend(pid)")
 
         stream = await open_stream(server, site, "alice")
-        pid = await asyncio.to_thread(wait_until, kept, timeout=20, what="a connection that stays")
-        # Cut while it waits for the next poll, and not in the midst of one.
-        idle = "state = 'idle' AND now() - state_change BETWEEN interval '0.6 s' AND interval '1 s'"
-        await asyncio.to_thread(wait_until, lambda: backends(idle) == [pid], what="the time between two polls")
-        watching.execute("SELECT pg_terminate_backend(%s)", [pid])
-        another = await asyncio.to_thread(wait_until, kept, timeout=20, what="another connection that stays")
-        assert another != pid
-        await asyncio.to_thread(worker.run, NOTIFY, name="alice", titles=["the last"])
-        while (await stream.next()).data["title"] != "the last":
-            pass
-        assert "safety poll failed" not in server.log
-        await asyncio.to_thread(wait_until, lambda: not backends(), timeout=30, what="no connection when all is quiet")
-        await stream.close()
+        try:
+            pid = await asyncio.to_thread(wait_until, kept, timeout=30, what="a connection that stays")
+            assert await asyncio.to_thread(wait_until, cut, what="the time between two polls") == [pid]
+            another = await asyncio.to_thread(wait_until, kept, timeout=30, what="another connection that stays")
+            assert another != pid
+            await asyncio.to_thread(worker.run, NOTIFY, name="alice", titles=["the last"])
+            while (await stream.next()).data["title"] != "the last":
+                pass
+            assert "safety poll failed" not in server.log
+            none = "no connection when all is quiet"
+            await asyncio.to_thread(wait_until, lambda: not backends(), timeout=30, what=none)
+        finally:
+            await stream.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)

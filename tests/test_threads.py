@@ -138,9 +138,13 @@ async def test_hub_s_reads_keep_one_connection_while_events_come(
     reader = Reader()
 
     async def kept() -> bool:
+        """Return whether there is still a connection after a while; without one, its thread has ended."""
         await reader.run(ask)
-        await asyncio.sleep(0.2)
-        return await reader.run(is_open)
+        try:
+            await asyncio.to_thread(wait_until, lambda: not reader._pool._threads, timeout=0.5)
+        except TimeoutError:
+            return await reader.run(is_open)
+        return False
 
     await reader.run(log.append, [("everyone", "moved", "{}")])
     heads, look = await reader.advanced(None)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -23,6 +24,16 @@ def pool(transactional_db: None) -> Iterator[DatabaseThreads]:
     pool = DatabaseThreads(2)
     yield pool
     pool.shutdown()
+
+
+class Jobs(SimpleQueue[Any]):
+    """A queue that remembers how long somebody was ready to wait at most."""
+
+    patience = 0.0
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        self.patience = max(self.patience, timeout or 0.0)
+        return super().get(block, timeout)
 
 
 def is_open() -> bool:
@@ -89,13 +100,14 @@ def test_connection_is_closed_after_an_error(pool: DatabaseThreads) -> None:
 
 def test_while_busy_one_thread_keeps_its_connection(pool: DatabaseThreads, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "KEEP", 0.02)
+    pool._jobs = jobs = Jobs()
     pool.busy_until = time.monotonic() + 60
     together = threading.Barrier(2)
     for future in [pool.submit(lambda: together.wait(5) + ask()) for _ in range(2)]:
         future.result(5)
     first = pool._threads[0]
     wait_until(lambda: pool._threads == [first], what="the other thread to end")
-    time.sleep(0.1)
+    wait_until(lambda: jobs.patience > 1, what="the first one to wait longer than KEEP")
     assert pool.submit(is_open).result(5)
     assert pool._threads == [first]
     pool.busy_until = 0.0
@@ -123,9 +135,11 @@ def test_question_after_a_while_finds_no_broken_connection(
         return found
 
     monkeypatch.setattr(threads, "KEEP", 0.02)
+    pool._jobs = jobs = Jobs()
     pool.busy_until = time.monotonic() + 60
     before = pool.submit(lambda: (ask(), connection.connection)[1]).result(5)
-    time.sleep(0.1)  # Longer than KEEP: what follows at once is not worth a question of its own.
+    # What follows at once is not worth a question of its own.
+    wait_until(lambda: jobs.patience > 1, what="the thread to wait longer than KEEP")
     monkeypatch.setattr(type(connections["default"]), "is_usable", is_usable)
     after = pool.submit(lambda: (ask(), connection.connection)[1]).result(5)
     assert after is not before

@@ -11,7 +11,7 @@ receive        takes messages from the layer
 link           joins and leaves groups, one batch after the other; confirms by echo; reads heads
 probe          sends itself a message now and then; without an answer the link is made anew
 watch          asks the log which topics advanced: finds what hints lost; does the house-keeping
-recheck        asks now and then whether those connected may still read
+recheck        asks whether those connected may still read, of each of them now and then
 sessions       asks all the time whether their sessions are still there
 =============  ======================================================================================================
 """
@@ -25,6 +25,8 @@ import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
+from itertools import islice
+from math import ceil
 from typing import Any
 
 from django.dispatch import Signal
@@ -55,6 +57,8 @@ SESSIONS_AT_ONCE = 1500
 SESSIONS_INTERVAL = 1.5
 #: Seconds from a safety poll to the look at sessions that falls together with it.
 AFTER_POLL = 0.1
+#: So many, or all, are due before a look at the rights of those connected is worth its queries.
+RECHECK_AT_ONCE = 100
 #: Groups are joined again this often: the core layer forgets them by age.
 REJOIN_INTERVAL = 60.0
 
@@ -371,11 +375,20 @@ class Hub:
             self.loop.call_later(delay, lambda: self._spawn(self._recheck_these(tuple(state.subscriptions)), "recheck"))
 
     async def _recheck(self) -> None:
+        """Look at everybody's rights once in ``RECHECK_INTERVAL``, a few at a time: a message never waits for all."""
+        due, before = 0.0, self.loop.time()
         while True:
-            await asyncio.sleep(conf.recheck_interval)
-            everybody = tuple(self.subscriptions)
-            for start in range(0, len(everybody), 500):
-                await self._recheck_these(everybody[start : start + 500])
+            pause = min(self._until_next(SESSIONS_INTERVAL, after=2 * AFTER_POLL), conf.recheck_interval)
+            await asyncio.sleep(pause)
+            now, count = self.loop.time(), len(self.subscriptions)
+            due = min(due + count * (now - before) / conf.recheck_interval, count)
+            before = now
+            if due and due >= min(count, RECHECK_AT_ONCE):
+                chosen = tuple(islice(self.subscriptions, ceil(due)))
+                due = 0.0
+                for subscription in chosen:  # To the end of the line, where those begin who come.
+                    self.subscriptions[subscription] = self.subscriptions.pop(subscription)
+                await self._recheck_these(chosen)
 
     async def _watch_sessions(self) -> None:
         """A session can end without a word from Django (deleted in the database, or by another system)."""

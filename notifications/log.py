@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from django.db import connections, router, transaction
 from django.db.backends.utils import CursorWrapper
-from django.db.models import DateTimeField, Min, Value
+from django.db.models import DateTimeField, Min, QuerySet, Value
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Least, Now
 from django.db.models.sql import Query
@@ -41,6 +41,7 @@ __all__ = [
     "rotate_epoch",
     "sweep",
     "trim",
+    "undrained",
 ]
 
 logger = logging.getLogger("notifications")
@@ -250,11 +251,23 @@ def _advance_one(head: int, pk: int) -> Query:
     return update_of(Topic.objects.filter(pk=pk), head=head, advanced_at=Now())
 
 
-def sweep() -> int:
-    """Drain what a crash between a commit and its drain left behind; return how many events it numbered."""
-    undrained = Event.objects.using(database()).filter(seq=None).order_by().values_list("topic", flat=True)
-    names = list(undrained.distinct()[:TOPICS_AT_ONCE])
+def undrained() -> list[int]:
+    """Return the ids of events that are committed and not numbered yet, some hundreds of them at most."""
+    return list(_undrained().values_list("pk", flat=True)[:EVENTS_AT_ONCE])
+
+
+def sweep(only: Collection[int] | None = None) -> int:
+    """Drain what a crash between a commit and its drain left behind; return how many events it numbered.
+
+    ``only``: topics in which one of the events with these ids waits still.
+    """
+    events = _undrained() if only is None else _undrained().filter(pk__in=only)
+    names = list(events.values_list("topic", flat=True).distinct()[:TOPICS_AT_ONCE])
     return drain(names) if names else 0
+
+
+def _undrained() -> QuerySet[Event]:
+    return Event.objects.using(database()).filter(seq=None).order_by()
 
 
 def heads(names: Iterable[str]) -> dict[str, Head]:

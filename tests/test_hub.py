@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -275,6 +276,24 @@ async def test_recheck_of_everybody_now_and_then(stage: Stage, conf: dict[str, A
         stage.log.access[Principal("alice")] = None
         assert await reading.rest() == [("bye", {"reason": "revoked", "retry": None})]
         assert other.subscription.ended is None
+
+
+async def test_recheck_of_many_takes_a_few_at_a_time_in_turn(stage: Stage, conf: dict[str, Any]) -> None:
+    conf["RECHECK_INTERVAL"] = 1.2
+    everybody = [Principal(f"reader {number}") for number in range(6)]
+    with patched(SESSIONS_INTERVAL=0.02, RECHECK_AT_ONCE=2):
+        async with AsyncExitStack() as streams:
+            for principal in everybody:
+                stage.log.access[principal] = Access((TOPIC,))
+                await streams.enter_async_context(stage.live(user=principal.user))
+            looks = stage.log.keys["authorize"]
+            looks.clear()
+            await eventually(lambda: sum(map(len, looks)) >= 12)
+    seen: Counter[Principal] = Counter(dict.fromkeys(everybody, 0))
+    for look in looks:
+        assert 2 <= len(look) < 6
+        seen.update(look)
+        assert max(seen.values()) - min(seen.values()) <= 1
 
 
 async def test_recheck_that_fails_leaves_streams_as_they_are(stage: Stage) -> None:

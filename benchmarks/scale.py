@@ -28,7 +28,7 @@ CLIENTS = 1000
 SINGLE = 50
 #: The parts of a site whose CPU is measured.
 PARTS = ("servers", "nginx", "Redis", "PostgreSQL")
-#: Seconds of idleness: four heartbeats of each connection, and everybody's rights are looked at once.
+#: Seconds of idleness: four heartbeats of each connection, and as a rule everybody's rights are looked at once.
 IDLE = 60.0
 #: So few connections are idle before the others come: what one adds is told from what a process uses anyway.
 FEW = 50

@@ -11,7 +11,7 @@ receive        takes messages from the layer
 link           joins and leaves groups, one batch after the other; confirms by echo; reads heads
 probe          sends itself a message now and then; without an answer the link is made anew
 watch          asks the log which topics advanced: finds what hints lost; does the house-keeping
-recheck        asks whether those connected may still read, of each of them now and then
+recheck        asks whether those connected may still read, of a portion of them at a time
 sessions       asks all the time whether their sessions are still there
 =============  ======================================================================================================
 """
@@ -26,7 +26,6 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
 from itertools import islice
-from math import ceil
 from typing import Any
 
 from django.dispatch import Signal
@@ -37,6 +36,7 @@ from .follower import Follower, Log
 from .link import Link
 from .replay import place_in, positions_of
 from .rhythm import Rhythm
+from .rota import Rota
 from .settings import conf
 from .signals import hub_changed, stream_closed, stream_opened, tell
 from .subscription import LiveEvent, Subscription, TopicState
@@ -375,20 +375,16 @@ class Hub:
             self.loop.call_later(delay, lambda: self._spawn(self._recheck_these(tuple(state.subscriptions)), "recheck"))
 
     async def _recheck(self) -> None:
-        """Look at everybody's rights once in ``RECHECK_INTERVAL``, a few at a time: a message never waits for all."""
-        due, before = 0.0, self.loop.time()
+        """Look at everybody's rights once in ``RECHECK_INTERVAL``, a portion at a time: no message waits for all."""
+        rota = Rota(RECHECK_AT_ONCE, self.loop.time())
         while True:
-            pause = min(self._until_next(SESSIONS_INTERVAL, after=2 * AFTER_POLL), conf.recheck_interval)
-            await asyncio.sleep(pause)
-            now, count = self.loop.time(), len(self.subscriptions)
-            due = min(due + count * (now - before) / conf.recheck_interval, count)
-            before = now
-            if due and due >= min(count, RECHECK_AT_ONCE):
-                chosen = tuple(islice(self.subscriptions, ceil(due)))
-                due = 0.0
-                for subscription in chosen:  # To the end of the line, where those begin who come.
-                    self.subscriptions[subscription] = self.subscriptions.pop(subscription)
-                await self._recheck_these(chosen)
+            interval = conf.recheck_interval
+            await asyncio.sleep(min(self._until_next(SESSIONS_INTERVAL, after=2 * AFTER_POLL), interval))
+            due = tuple(islice(self.subscriptions, rota.due(len(self.subscriptions), self.loop.time(), interval)))
+            for subscription in due:  # To the end of the line, where those begin who come.
+                self.subscriptions[subscription] = self.subscriptions.pop(subscription)
+            for start in range(0, len(due), 500):
+                await self._recheck_these(due[start : start + 500])
 
     async def _watch_sessions(self) -> None:
         """A session can end without a word from Django (deleted in the database, or by another system)."""

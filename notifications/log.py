@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -37,11 +37,11 @@ __all__ = [
     "database",
     "drain",
     "heads",
+    "newest_undrained",
     "read",
     "rotate_epoch",
     "sweep",
     "trim",
-    "undrained",
 ]
 
 logger = logging.getLogger("notifications")
@@ -251,17 +251,23 @@ def _advance_one(head: int, pk: int) -> Query:
     return update_of(Topic.objects.filter(pk=pk), head=head, advanced_at=Now())
 
 
-def undrained() -> list[int]:
-    """Return the ids of events that are committed and not numbered yet, some hundreds of them at most."""
-    return list(_undrained().values_list("pk", flat=True)[:EVENTS_AT_ONCE])
+def newest_undrained() -> int | None:
+    """Return the highest id of the events that are committed and not numbered yet; None: there are none.
+
+    Where they are more than some hundreds, it is that of some of them.
+    """
+    # Not MAX(): for that, PostgreSQL may go through the primary key instead of the few that wait.
+    return max(_undrained().values_list("pk", flat=True)[:EVENTS_AT_ONCE], default=None)
 
 
-def sweep(only: Collection[int] | None = None) -> int:
+def sweep(upto: int | None = None) -> int:
     """Drain what a crash between a commit and its drain left behind; return how many events it numbered.
 
-    ``only``: topics in which one of the events with these ids waits still.
+    :param upto: only topics in which an event with at most this id waits. A process that looks again and again gives
+        what :func:`newest_undrained` returned the last time: what was committed since then is about to be numbered by
+        whoever committed it, and to compete for it would help nobody.
     """
-    events = _undrained() if only is None else _undrained().filter(pk__in=only)
+    events = _undrained() if upto is None else _undrained().filter(pk__lte=upto)
     names = list(events.values_list("topic", flat=True).distinct()[:TOPICS_AT_ONCE])
     return drain(names) if names else 0
 

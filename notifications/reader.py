@@ -28,8 +28,6 @@ R = TypeVar("R")
 
 #: Seconds after a poll that found something new in which more is expected.
 BUSY = 10.0
-#: Seconds that an event waits for the process that committed it. Less than half of the time between two safety polls.
-GRACE = 0.7
 TRIM_EVERY = timedelta(minutes=5).total_seconds()
 
 
@@ -39,6 +37,7 @@ class Reader:
     def __init__(self) -> None:
         self._pool = DatabaseThreads(conf.database_threads)
         self._trim_at = time.monotonic() + 30
+        self._left: int | None = None
 
     async def run(self, function: Callable[..., R], *args: Any) -> R:
         """Run a synchronous database function on the pool."""
@@ -73,19 +72,16 @@ class Reader:
 
     async def tidy(self) -> None:
         """Number what crashes left behind, send the broadcasts that are due, trim the log now and then."""
-        left = await self.run(self._tidy)
-        if left:
-            # As a rule whoever committed these is about to number them, and would only be in our way, and we in theirs.
-            await asyncio.sleep(GRACE)
-            await self.run(log.sweep, left)
+        await self.run(self._tidy)
 
-    def _tidy(self) -> list[int]:
-        left = log.undrained()
+    def _tidy(self) -> None:
+        if self._left is not None:
+            log.sweep(self._left)
+        self._left = log.newest_undrained()
         publishing.send_due()
         if time.monotonic() >= self._trim_at:
             # Short batches between other work; the next one follows soon while there is more.
             self._trim_at = time.monotonic() + (2 if log.trim() else TRIM_EVERY)
-        return left
 
 
 def _unread(user: Any) -> int:

@@ -29,7 +29,7 @@ LAYERS = {
         ),
         *("preferences", "sessions", "tables", "threads"),
     },
-    "hub": {"stepping", "subscription", "rhythm", "turns", "link", "follower", "replay", "hub"},
+    "hub": {"stepping", "subscription", "rhythm", "turns", "rota", "link", "follower", "replay", "hub"},
     "stream": {"direct", "mailbox", "stream", "shutdown", "handover"},
     "view": {"views", "consumers", "polling", "inbox_views", "preference_views", "mixins", "forms", "admission"},
     "site": {"urls", "routing", "asgi", "admin", "apps", "checks", "templatetags", "management"},

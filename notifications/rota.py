@@ -16,7 +16,7 @@ class Rota:
     def __init__(self, at_least: int, now: float) -> None:
         self._at_least = at_least
         self._before = now
-        self._share = 0.0  # Of everybody, who could have been looked at in the time that has passed.
+        self._share = 0.0  # Of everybody: how many are due and have not been looked at.
 
     def due(self, count: int, now: float, interval: float) -> int:
         """Return how many of ``count`` are to be looked at ``now``; to be asked often within ``interval`` (seconds)."""
@@ -29,7 +29,7 @@ class Rota:
         portion = 1 / max(1, count // self._at_least)
         if self._share < portion:
             return 0
-        # Not more, where many have come since the last time: those who were first in line are first again now.
+        # What is left of the share is for the next times: where many have just come, it would be a crowd of them.
         taken = min(self._share, max(portion, passed))
         self._share -= taken
         return ceil(taken * count)

@@ -46,6 +46,7 @@ class Costs:
     connect_queries: float
     process_commands: float
     process_queries: float
+    idle_queries: float
     server_bytes: float
     process_bytes: float
     nginx_bytes: float
@@ -88,6 +89,7 @@ class Costs:
             connect_queries=one["connect: queries"],
             process_commands=one["few idle: Redis commands"],
             process_queries=one["few idle: queries"],
+            idle_queries=max(0.0, one["idle: queries"] - one["few idle: queries"]) / (clients - handful),
             server_bytes=one["KiB per connection"] * 1024,
             process_bytes=one["MiB per process"] * 2**20,
             nginx_bytes=one["KiB per connection, nginx"] * 1024,
@@ -159,7 +161,8 @@ def need(costs: Costs, users: int) -> Need:
         commands=connects * costs.connect_commands + direct + broadcasts + processes * costs.process_commands,
         queries=connects * costs.connect_queries
         + (direct + broadcasts) * NOTIFY_QUERIES
-        + processes * costs.process_queries,
+        + processes * costs.process_queries
+        + users * costs.idle_queries,
         everybody=users * costs.delivery["servers"] / processes,
         storm=users * costs.at_once["servers"] / processes,
     )

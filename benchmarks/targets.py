@@ -12,7 +12,8 @@ __all__ = ["Target", "User", "targets"]
 #: A session key and a cursor.
 User = Sequence[str]
 
-#: The servers as docs/operate.md says to run them; for peers the same.
+#: The servers as docs/operate.md says to run them, but for what concerns a proxy and the length of what clients send,
+#: and with room for thousands who connect in one moment; for peers the same.
 UVICORN = [
     *(sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--backlog", "4096"),
     *("--loop", "uvloop", "--http", "httptools", "--ws-per-message-deflate", "false"),

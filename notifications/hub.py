@@ -25,7 +25,6 @@ import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
-from itertools import islice
 from typing import Any
 
 from django.dispatch import Signal
@@ -57,6 +56,8 @@ SESSIONS_AT_ONCE = 1500
 SESSIONS_INTERVAL = 1.5
 #: Seconds from a safety poll to the look at sessions that falls together with it.
 AFTER_POLL = 0.1
+#: What is asked or done for many is done for so many together.
+TOGETHER = 500
 #: So many, or all, are due before a look at the rights of those connected is worth its queries.
 RECHECK_AT_ONCE = 100
 #: Groups are joined again this often: the core layer forgets them by age.
@@ -83,7 +84,8 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self.follower = Follower(log, self._spawn, self._on_event)
         self.topics = self.follower.topics
-        self.subscriptions: dict[Subscription, None] = {}
+        #: When the rights of each were looked at last, the longest ago first.
+        self.subscriptions: dict[Subscription, float] = {}
         self.by_user: dict[Any, list[Subscription]] = defaultdict(list)
         self.rhythm = Rhythm(self.subscriptions)
         self.turns = Turns()
@@ -92,10 +94,11 @@ class Hub:
         self.restarts = 0
         self._started = self.loop.time()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._sessions: Batch[str, Any] = Batch(self._identify_all, 500)
-        self._authorizations: Batch[Any, Any] = Batch(self._authorize_all, 500)
+        self._sessions: Batch[str, Any] = Batch(self._identify_all, TOGETHER)
+        self._authorizations: Batch[Any, Any] = Batch(self._authorize_all, TOGETHER)
         self._joins: list[TopicState] = []
         self._link_work = asyncio.Event()
+        self._leaving = asyncio.Lock()
         self._rejoin_at: dict[int, float] = {}
 
     # ---------------------------------------------------------------- life
@@ -217,7 +220,7 @@ class Hub:
             raise HubFull
 
     def _enter(self, subscription: Subscription) -> None:
-        self.subscriptions[subscription] = None
+        self.subscriptions[subscription] = self.loop.time()
         self.rhythm.begin(subscription)
         own = self.by_user[subscription.principal.user]
         own.append(subscription)
@@ -283,7 +286,7 @@ class Hub:
                 pass
             self._link_work.clear()
             await self._leave_unused()
-            joins, self._joins = self._joins[:500], self._joins[500:]
+            joins, self._joins = self._joins[:TOGETHER], self._joins[TOGETHER:]
             if joins:
                 try:
                     await self._join(joins)
@@ -297,10 +300,10 @@ class Hub:
     async def _leave_unused(self) -> None:
         now = self.loop.time()
         for state in [s for s in self.topics.values() if not s.users and s.known and now - s.unused_since > LINGER]:
-            if state.users:
-                continue
-            del self.topics[state.name]
-            await self.link.leave(state.name)
+            async with self._leaving:
+                if not state.users:
+                    del self.topics[state.name]
+                    await self.link.leave(state.name)
 
     async def _join(self, states: Sequence[TopicState]) -> None:
         await self._confirm(states)
@@ -331,9 +334,12 @@ class Hub:
         """Join all topics of a host again (the layer forgets groups by age, or by a failover); see what was missed."""
         states = [state for state in self.topics.values() if state.known and doorbell.host_of(state.name) == host]
         was_away = host in self.link.away
-        for start in range(0, len(states), 500):
-            if not await self._confirm(states[start : start + 500], anyway=True):
-                return
+        for start in range(0, len(states), TOGETHER):
+            async with self._leaving:  # Who joined again what is being left would stay in it.
+                some = states[start : start + TOGETHER]
+                staying = [state for state in some if self.topics.get(state.name) is state]
+                if not await self._confirm(staying, anyway=True):
+                    return
         self._rejoin_at[host] = self.loop.time() + REJOIN_INTERVAL
         self.link.set_up(True, host=host)
         if was_away:
@@ -380,11 +386,14 @@ class Hub:
         while True:
             interval = conf.recheck_interval
             await asyncio.sleep(min(self._until_next(SESSIONS_INTERVAL, after=2 * AFTER_POLL), interval))
-            due = tuple(islice(self.subscriptions, rota.due(len(self.subscriptions), self.loop.time(), interval)))
-            for subscription in due:  # To the end of the line, where those begin who come.
-                self.subscriptions[subscription] = self.subscriptions.pop(subscription)
-            for start in range(0, len(due), 500):
-                await self._recheck_these(due[start : start + 500])
+            due = rota.due(self.subscriptions, self.loop.time(), interval)
+            for start in range(0, len(due), TOGETHER):
+                looked_at = due[start : start + TOGETHER]
+                if not await self._recheck_these(looked_at):
+                    break  # They stay in front.
+                for subscription in looked_at:  # To the end of the line, where those begin who come.
+                    if self.subscriptions.pop(subscription, None) is not None:
+                        self.subscriptions[subscription] = self.loop.time()
 
     async def _watch_sessions(self) -> None:
         """A session can end without a word from Django (deleted in the database, or by another system)."""
@@ -404,16 +413,16 @@ class Hub:
                 if subscription.principal in ended:
                     subscription.end("revoked", None)
 
-    async def _recheck_these(self, subscriptions: Sequence[Subscription]) -> None:
+    async def _recheck_these(self, subscriptions: Sequence[Subscription]) -> bool:
         """End the streams of those who may not read any more; let those return whose topics changed.
 
-        What somebody muted changes in place.
+        What somebody muted changes in place. Returns False if the database did not tell.
         """
         try:
             answer = await self._authorizations.get_many({s.principal for s in subscriptions})
         except Exception as error:
             logger.warning("rights could not be checked (%r); streams stay as they are", error)
-            return
+            return False
         for subscription in subscriptions:
             access = answer.get(subscription.principal)
             if access is None:
@@ -422,3 +431,4 @@ class Hub:
                 subscription.end("access", 0)
             else:
                 subscription.muted = access.muted
+        return True

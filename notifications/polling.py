@@ -24,8 +24,9 @@ __all__ = ["Answer", "poll"]
 #: Events of one topic in one answer; the client asks again at once for the rest.
 EVENTS_AT_ONCE = 200
 #: Seconds between looks for what a crash left unnumbered: under WSGI there is no hub to do it.
-SWEEP_INTERVAL = 5.0
+SWEEP_INTERVAL = 2.5
 
+_sweeper = log.Sweeper()
 _sweep_lock = threading.Lock()
 _swept_at = 0.0
 
@@ -119,4 +120,4 @@ def _sweep_now_and_then() -> None:
         if time.monotonic() - _swept_at < SWEEP_INTERVAL:
             return
         _swept_at = time.monotonic()
-    log.sweep()
+    _sweeper.look()

@@ -366,7 +366,9 @@ async def test_port_refuses_on_a_socket_that_its_client_ends(received: bytes) ->
     socket = Socket()
     port = await opened(socket)
     socket.protocol.data_received(received)
+    socket.transport.take()
     assert not port.write(b"a")
+    assert not socket.transport.take()
     socket.close()
 
 
@@ -374,7 +376,9 @@ async def test_port_refuses_on_a_socket_that_the_server_ends() -> None:
     socket = Socket()
     port = await opened(socket)
     socket.protocol.shutdown()
+    socket.transport.take()
     assert not port.write(b"a")
+    assert not socket.transport.take()
     socket.close()
 
 

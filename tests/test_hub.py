@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 from unittest import mock
@@ -286,11 +286,33 @@ async def test_recheck_of_many_takes_a_portion_at_a_time_in_turn(stage: Stage) -
             await streams.enter_async_context(stage.live(user=principal.user))
         looks = stage.log.keys["authorize"]
         looks.clear()
-        with patched(SESSIONS_INTERVAL=0.02), mock.patch.object(Rota, "due", return_value=2):
+        with patched(SESSIONS_INTERVAL=0.02), mock.patch.object(Rota, "due", two_of):
             await eventually(lambda: len(looks) >= 6)
     assert [len(look) for look in looks[:6]] == [2] * 6
     for turn in (looks[:3], looks[3:6]):
         assert {principal for look in turn for principal in look} == set(everybody)
+
+
+def two_of(rota: Rota, line: Mapping[Any, float], now: float, interval: float) -> tuple[Any, ...]:
+    assert list(line.values()) == sorted(line.values())
+    return tuple(line)[:2]
+
+
+async def test_recheck_of_some_that_fails_is_tried_again_before_others_are_looked_at(stage: Stage) -> None:
+    everybody = [Principal(f"reader {number}") for number in range(4)]
+    async with AsyncExitStack() as streams:
+        for principal in everybody:
+            stage.log.access[principal] = Access((TOPIC,))
+            await streams.enter_async_context(stage.live(user=principal.user))
+        looks = stage.log.keys["authorize"]
+        looks.clear()
+        stage.log.fails["authorize"] = OSError("away")
+        with patched(SESSIONS_INTERVAL=0.02), mock.patch.object(Rota, "due", two_of):
+            await eventually(lambda: len(looks) >= 3)
+            failed = {principal for look in looks for principal in look}
+            assert failed == set(everybody[:2])
+            stage.log.fails.clear()
+            await eventually(lambda: {principal for look in looks for principal in look} == set(everybody))
 
 
 async def test_recheck_that_fails_leaves_streams_as_they_are(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -161,3 +162,28 @@ async def test_group_is_kept_for_who_comes_back_soon(stage: Stage) -> None:
             pass
     assert stage.layer.adds.count(doorbell.group_name(TOPIC)) == 1
     assert not stage.layer.discards
+
+
+async def test_group_that_is_left_while_others_are_joined_again_stays_left(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, blocked, go_on = doorbell.group_name("left"), asyncio.Event(), asyncio.Event()
+    add = stage.layer.group_add
+
+    async def slow_add(name: str, channel: str) -> None:
+        if name == doorbell.group_name("kept"):
+            blocked.set()
+            await go_on.wait()
+        await add(name, channel)
+
+    with patched(LINGER=0.05, TOGETHER=1):
+        async with stage.live("kept", user="alice"):
+            async with stage.live("left", user="bob"):
+                monkeypatch.setattr(stage.layer, "group_add", slow_add)
+                rejoining = asyncio.ensure_future(stage.hub._rejoin(0))
+                await blocked.wait()
+            await asyncio.sleep(0.2)  # Longer than it lingers.
+            go_on.set()
+            await rejoining
+            await eventually(lambda: "left" not in stage.hub.topics and group in stage.layer.discards)
+            assert not stage.layer.groups[group]

@@ -32,6 +32,7 @@ def test_costs_of_a_process_are_told_from_those_of_its_connections(results: dict
     assert costs.process["servers"] == pytest.approx(5000e-6)
     assert costs.idle["servers"] == pytest.approx(10e-6)
     assert costs.process_queries == pytest.approx(4.0)
+    assert costs.idle_queries == pytest.approx(2.0 / 950)
     # 1,000 clients; 20 µs for each process that listens, 100 µs whoever does.
     assert costs.listener["Redis"] == pytest.approx(20e-6)
     assert costs.broadcast["Redis"] == pytest.approx(100e-6)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.widgets import ManyToManyRawIdWidget
@@ -30,7 +31,7 @@ from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 from django.utils.translation import gettext as _, gettext_lazy, ngettext
 
-from .broadcasts import reach, recipients
+from .broadcasts import Reach, reach, recipients
 from .forms import BroadcastForm
 from .log import database
 from .models import Broadcast, Event, Notification, Receipt, Topic
@@ -154,7 +155,8 @@ class BroadcastAdmin(_BroadcastAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Broadcast | None = None) -> Any:
         audience = (gettext_lazy("For"), {"fields": ("audience", "group", "users")})
-        times = (gettext_lazy("When"), {"fields": ("scheduled_at", "expires_at")})
+        # Without USE_TZ (W015) `expires_at` is refused.
+        times = (gettext_lazy("When"), {"fields": ("scheduled_at", "expires_at")[: 1 + settings.USE_TZ]})
         more = (gettext_lazy("More"), {"fields": ("kind", "tag"), "classes": ("collapse",)})
         message = (None, {"fields": ("title", "body", "level", "url")})
         if obj is None or self.has_change_permission(request, obj):
@@ -195,11 +197,19 @@ class BroadcastAdmin(_BroadcastAdmin):
 
     @admin.display(description=gettext_lazy("read by"))
     def read_shown(self, broadcast: Broadcast) -> str:
-        return share(reach(broadcast).read, broadcast.recipients)
+        return share(self._reach(broadcast).read, broadcast.recipients)
 
     @admin.display(description=gettext_lazy("link followed by"))
     def clicked_shown(self, broadcast: Broadcast) -> str:
-        return share(reach(broadcast).clicked, broadcast.recipients)
+        return share(self._reach(broadcast).clicked, broadcast.recipients)
+
+    @staticmethod
+    def _reach(broadcast: Broadcast) -> Reach:
+        """Return what :func:`reach` says, which is asked for once for both fields of a page."""
+        known: Reach | None = getattr(broadcast, "known_reach", None)
+        if known is None:
+            known = broadcast.known_reach = reach(broadcast)  # type: ignore[attr-defined]
+        return known
 
     def get_autocomplete_fields(self, request: HttpRequest) -> tuple[str, ...]:
         # Not as a plain attribute: a site whose admin does not show its users would fail the system check.
@@ -238,7 +248,8 @@ class BroadcastAdmin(_BroadcastAdmin):
             if obj is not None:
                 # Until the form is saved the schedule must not send what it is about to change.
                 rows = Broadcast.objects.using(database()).select_for_update()
-                if rows.values_list("state", flat=True).get(pk=obj.pk) in (State.SENT, State.RECALLED):
+                over = rows.values_list("state", flat=True).get(pk=obj.pk) in (State.SENT, State.RECALLED)
+                if over and self.has_view_or_change_permission(request, obj):
                     self.message_user(
                         request,
                         _("“%(title)s” has been sent meanwhile, without your last changes.") % {"title": obj},
@@ -384,7 +395,8 @@ def read_words(broadcast: Broadcast) -> str:
 
 
 def shown_time(moment: Any) -> str:
-    return date_format(timezone.localtime(moment), "DATETIME_FORMAT")
+    # Without USE_TZ (W015) it is a local time already.
+    return date_format(timezone.localtime(moment) if settings.USE_TZ else moment, "DATETIME_FORMAT")
 
 
 def shortened(title: str) -> SafeString:
@@ -425,7 +437,7 @@ class TopicAdmin(ReadOnlyAdmin):
 @admin.register(Event)
 class EventAdmin(ReadOnlyAdmin):
     list_display = ("topic", "seq", "type", "created_at")
-    search_fields = ("=topic", "=type")
+    search_fields = ("topic__exact", "type__exact")  # "=" would not use the index.
     search_help_text = gettext_lazy("A whole topic (user:42) or type (notification)")
     ordering = ("-pk",)
 
@@ -434,7 +446,7 @@ class EventAdmin(ReadOnlyAdmin):
 class NotificationAdmin(ReadOnlyAdmin):
     list_display = ("title_shown", "topic", "kind", "level", "created_at", "expires_at", "recalled_at")
     list_filter = ("level", "created_at", ("recalled_at", admin.EmptyFieldListFilter))
-    search_fields = ("=topic", "=kind", "title__icontains")
+    search_fields = ("topic__exact", "kind__exact", "title__icontains")
     search_help_text = gettext_lazy("Words of the title, or a whole topic (user:42) or kind (order.shipped)")
     ordering = ("-pk",)
     fields = (
@@ -449,6 +461,8 @@ class NotificationAdmin(ReadOnlyAdmin):
 
 @admin.register(Receipt)
 class ReceiptAdmin(ReadOnlyAdmin):
+    """Receipts go with their people: Django asks here whether those may be deleted. By itself none is."""
+
     list_display = ("user", "notification_shown", "seen_at", "read_at", "archived_at", "clicked_at")
     list_select_related = ("user", "notification")
     ordering = ("-pk",)
@@ -456,6 +470,15 @@ class ReceiptAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("notification"), ordering="notification")
     def notification_shown(self, receipt: Receipt) -> SafeString:
         return shortened(str(receipt.notification))
+
+    def has_delete_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
+        return obj is not None
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None) -> Any:
+        raise PermissionDenied
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return super().render_change_form(request, context | {"show_delete": False}, *args, **kwargs)
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
         return (f"user__{get_user_model().USERNAME_FIELD}", "notification__title")

@@ -19,6 +19,8 @@ from django.utils.translation import gettext_lazy as _
 from . import kinds
 
 TOPIC_NAME_LENGTH = 150
+#: Of another row's primary key, as text.
+REFERENCE_LENGTH = 255
 
 
 def new_epoch() -> str:
@@ -94,12 +96,12 @@ class Notification(models.Model):
     actor_type = models.ForeignKey(
         ContentType, models.SET_NULL, null=True, blank=True, related_name="+", db_index=False
     )
-    actor_id = models.CharField(max_length=64, blank=True)
+    actor_id = models.CharField(max_length=REFERENCE_LENGTH, blank=True)
     actor = GenericForeignKey("actor_type", "actor_id")
     target_type = models.ForeignKey(
         ContentType, models.SET_NULL, null=True, blank=True, related_name="+", db_index=False
     )
-    target_id = models.CharField(max_length=64, blank=True)
+    target_id = models.CharField(max_length=REFERENCE_LENGTH, blank=True)
     target = GenericForeignKey("target_type", "target_id")
 
     broadcast = models.ForeignKey(

@@ -28,7 +28,7 @@ from . import log
 from .access import EVERYONE, STAFF, group_topic, topic_name, user_topic
 from .broadcasts import recipients
 from .envelope import dumps, valid_type
-from .models import Broadcast, Level, Notification
+from .models import REFERENCE_LENGTH, Broadcast, Level, Notification
 from .signals import notification_published, tell
 from .statements import insert
 
@@ -445,7 +445,10 @@ def _reference(role: str, instance: models.Model | None) -> dict[str, Any]:
         raise TypeError(f"{role} must be a model instance, not {instance!r}")
     if instance.pk is None:
         raise ValueError(f"{role} must be saved before it can be referred to: {instance!r}")
-    return {f"{role}_type": ContentType.objects.get_for_model(instance), f"{role}_id": str(instance.pk)}
+    key = str(instance.pk)
+    if len(key) > REFERENCE_LENGTH:
+        raise ValueError(f"the primary key of {role} is {len(key)} characters long, more than {REFERENCE_LENGTH}")
+    return {f"{role}_type": ContentType.objects.get_for_model(instance), f"{role}_id": key}
 
 
 def _batched(items: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 from django.contrib.auth.signals import user_logged_out
@@ -93,10 +94,14 @@ def connect() -> None:
     user_model = get_user_model()
     uid = "notifications"
     user_logged_out.connect(on_logout, dispatch_uid=uid)
-    pre_save.connect(on_user_saving, sender=user_model, dispatch_uid=uid)
-    post_save.connect(on_user_saved, sender=user_model, dispatch_uid=uid)
-    post_delete.connect(on_user_deleted, sender=user_model, dispatch_uid=uid)
-    pre_delete.connect(on_group_deleting, sender=Group, dispatch_uid=uid)
+    # Proxies and children of a model send signals of their own.
+    for model in apps.get_models():
+        if issubclass(model, user_model):
+            pre_save.connect(on_user_saving, sender=model, dispatch_uid=uid)
+            post_save.connect(on_user_saved, sender=model, dispatch_uid=uid)
+            post_delete.connect(on_user_deleted, sender=model, dispatch_uid=uid)
+        elif issubclass(model, Group):
+            pre_delete.connect(on_group_deleting, sender=model, dispatch_uid=uid)
     groups = getattr(user_model, "groups", None)
     if groups is not None:
         m2m_changed.connect(on_groups_changed, sender=groups.through, dispatch_uid=uid)

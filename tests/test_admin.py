@@ -11,8 +11,9 @@ import pytest
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Group, Permission, User
-from django.db import connections
+from django.db import connection, connections
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
@@ -463,6 +464,15 @@ def test_editor_changes_no_scheduled_broadcast(editor: User) -> None:
     assert (row.title, row.state) == ("Sale", State.SCHEDULED)
 
 
+def test_title_is_not_told_to_who_may_not_see_broadcasts(client: Client) -> None:
+    row = broadcast("Secret")
+    other = User.objects.create_user("other", is_staff=True)
+    other.user_permissions.add(Permission.objects.get(codename="view_group"))
+    browser = browser_of(other)
+    assert browser.post(url(row), form()).status_code == 403
+    assert "Secret" not in text(browser.get("/admin/"))
+
+
 def test_sender_needs_no_more_than_to_see_and_send() -> None:
     user = User.objects.create_user("sender", is_staff=True)
     user.user_permissions.add(*Permission.objects.filter(codename__in=["view_broadcast", "send_broadcast"]))
@@ -506,6 +516,56 @@ def test_rows_are_shown_and_never_changed(client: Client, root: User, model: str
     assert client.get(f"{changelist}add/").status_code == 403
     assert client.post(f"{changelist}{row.pk}/change/", {"title": "x"}).status_code == 403
     assert client.post(f"{changelist}{row.pk}/delete/", {"post": "yes"}).status_code == 403
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["page", "action"])
+def test_people_who_have_read_something_can_be_deleted(client: Client, together: bool) -> None:
+    alice = User.objects.create_user("alice")
+    inbox.mark_read(alice, [notify(alice, "hi").pk])
+    users = "/admin/auth/user/"
+    if together:
+        chosen = {"action": "delete_selected", "_selected_action": [alice.pk]}
+        assert "Are you sure" in text(client.post(users, chosen))
+        client.post(users, chosen | {"post": "yes"})
+    else:
+        assert "Are you sure" in text(client.get(f"{users}{alice.pk}/delete/"))
+        client.post(f"{users}{alice.pk}/delete/", {"post": "yes"})
+    assert not User.objects.filter(username="alice").exists()
+    assert not Receipt.objects.exists()
+
+
+def test_receipts_are_not_offered_to_be_deleted(client: Client, editor: User) -> None:
+    receipt = Receipt.objects.create(user=editor, notification=notify(editor, "hi"))
+    changelist = "/admin/notifications/receipt/"
+    assert "delete_selected" not in text(client.get(changelist))
+    assert "deletelink" not in text(client.get(f"{changelist}{receipt.pk}/change/"))
+    chosen = {"action": "delete_selected", "_selected_action": [receipt.pk], "post": "yes"}
+    client.post(changelist, chosen)
+    assert Receipt.objects.exists()
+    # Who may not see them is not led to them either.
+    assert changelist not in text(browser_of(editor).get("/admin/"))
+
+
+def test_times_without_time_zones_are_shown(client: Client, settings: Any) -> None:
+    settings.USE_TZ = False
+    sent = broadcast("Sale")
+    planned = draft(scheduled_at=timezone.now() + timedelta(hours=1))
+    client.post(url(planned, "schedule"))
+    page = text(client.get(LIST))
+    assert "Sale" in page and "planned for" in page
+    assert client.get(url(sent)).status_code == 200
+    # Nobody fills in what would be refused.
+    assert "expires_at" not in text(client.get(ADD)) and "scheduled_at" in text(client.get(ADD))
+
+
+def test_searching_for_a_topic_uses_the_index(client: Client) -> None:
+    notify(User.objects.create_user("alice"), "hi")
+    for model in ("event", "notification"):
+        with CaptureQueriesContext(connection) as captured:
+            client.get(f"/admin/notifications/{model}/?q=everyone")
+        asked = [query["sql"] for query in captured.captured_queries if "everyone" in query["sql"]]
+        assert asked
+        assert all("\"topic\" = 'everyone'" in sql for sql in asked), asked
 
 
 def test_memberships_are_not_for_the_admin() -> None:

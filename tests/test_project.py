@@ -292,6 +292,11 @@ def test_change_wants_a_token(person: Person) -> None:
     assert person("alice").post("/orders/place/", data={"product": "1"}).status_code == 403
 
 
+@pytest.mark.parametrize("product", ["", "0", "abc", "9" * 30, "1,2"])
+def test_product_that_is_not_there_can_not_be_ordered(person: Person, product: str) -> None:
+    assert post(person("bob"), "/orders/place/", product=product).status_code == 404
+
+
 NOTIFIED = """
 from django.contrib.auth.models import User
 from notifications.models import Notification

@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, Group, User
+from django.contrib.sessions.models import Session
 from django.db import connection, transaction
 from django.db.models import Value
 from django.db.models.signals import ModelSignal, post_save, pre_save
@@ -108,6 +109,16 @@ def test_notify_writes_a_row_and_an_event(alice: User) -> None:
 def test_notify_defaults(alice: User) -> None:
     row = notify(alice, TITLE)
     assert (row.kind, row.level, row.body, row.url, row.data, row.tag) == ("message", "info", "", "", {}, "")
+
+
+def test_notify_refers_to_a_row_by_a_long_key(alice: User) -> None:
+    session = Session(pk="k" * 255, session_data="", expire_date=timezone.now())
+    row = notify(alice, TITLE, target=session)
+    row.refresh_from_db()
+    assert row.target_id == "k" * 255
+    session.pk += "k"
+    with pytest.raises(ValueError, match="primary key of target is 256 characters long, more than 255"):
+        notify(alice, TITLE, target=session)
 
 
 def test_notify_payload_with_actor_target_and_expiry(alice: User) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import Group, User
 from django.contrib.auth.signals import user_logged_out
 from django.db import transaction
+from django.test.utils import isolate_apps
 
-from notifications import doorbell, notify, refresh_access
+from notifications import doorbell, notify, receivers, refresh_access
 from notifications.models import Membership
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -147,3 +150,30 @@ def test_nothing_is_rung_for_a_rollback(alice: User, rung: list[str]) -> None:
         alice.save()
         raise RuntimeError
     assert rung == []
+
+
+@pytest.fixture
+def employee() -> Iterator[type[User]]:
+    """A proxy of the user model, as a site has it for a page of its own in the admin."""
+    with isolate_apps("tests.site"):
+
+        class Employee(User):
+            class Meta:
+                proxy = True
+                app_label = "site"
+
+    with mock.patch.object(apps, "get_models", lambda: [User, Employee]):
+        receivers.connect()
+    yield Employee
+
+
+def test_proxy_of_the_user_model_is_the_user(employee: type[User], alice: User, rung: list[str]) -> None:
+    notify("staff", "before")
+    same = employee.objects.get(pk=alice.pk)
+    same.is_staff = True
+    same.save()
+    assert memberships() == {(alice.pk, "staff"): 1}
+    assert rung == [f"user:{alice.pk}"]
+    same.delete()
+    assert rung[1:]
+    assert set(rung) == {f"user:{alice.pk}"}

@@ -233,3 +233,15 @@ def test_bell_of_a_site_whose_topics_fail(alice: User, settings: Any, caplog: py
     # It follows from when its stream opens.
     assert (bell["cursor"], bell["unread"]) == ("", "1")
     assert "TOPICS failed" in caplog.text
+
+
+def test_numbers_are_not_grouped_where_a_script_reads_them(alice: User, client: Client, settings: Any) -> None:
+    settings.USE_THOUSAND_SEPARATOR = True
+    Notification.objects.create(pk=1_234_567, topic=f"user:{alice.pk}", title="hi", kind="broadcast")
+    client.force_login(alice)
+    page = client.get(reverse("notifications:inbox")).text
+    for written in ('data-id="1234567"', 'name="ids" value="1234567"', 'name="before" value="1234567"'):
+        assert written in page
+    banner = render("{% notification_banner %}", alice)
+    assert 'data-banner="1234567"' in banner
+    assert "1,234,567" not in page + banner

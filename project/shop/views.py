@@ -7,8 +7,10 @@ from django.contrib import messages
 from django.contrib.auth import get_user_model, login
 from django.contrib.auth.decorators import login_required, permission_required
 from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Count, QuerySet
+from django.forms import ModelChoiceField
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
@@ -81,7 +83,10 @@ def order(request: Request, pk: int) -> HttpResponse:
 @require_POST
 def place(request: Request) -> HttpResponse:
     """Order one product for the logged-in customer."""
-    product = get_object_or_404(Product, pk=request.POST.get("product") or 0)
+    try:
+        product = ModelChoiceField(Product.objects.all()).clean(request.POST.get("product"))
+    except ValidationError as error:
+        raise Http404 from error
     Order.objects.create(customer=request.user, product=product)
     return redirect("shop:orders")
 
@@ -120,7 +125,7 @@ def advance(request: Request, pk: int) -> HttpResponse:
 
 
 @login_required
-@permission_required("notifications.add_broadcast", raise_exception=True)
+@permission_required("notifications.send_broadcast", raise_exception=True)
 @require_POST
 def announce(request: Request) -> HttpResponse:
     """Send the announcement to its audience."""

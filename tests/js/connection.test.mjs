@@ -151,6 +151,27 @@ test("retry: of the stream sets the first ceiling", async () => {
   assert.equal(it.state.retryAt - clock.now(), 4000);
 });
 
+test("retry: never makes waits shorter: an outage is no reason to dial without a pause", async () => {
+  const it = await started(["sse"]);
+  last().port.retry(0);
+  last().port.end({ reason: "network" });
+  assert.equal(it.state.retryAt - clock.now(), 1000);
+});
+
+test("the retry: of a bye is for that once, be it short or long", async () => {
+  for (const retry of [0, 20_000]) {
+    const it = await started(["sse"]);
+    accept();
+    last().port.retry(retry);
+    last().port.event("bye", "", { reason: "access", retry });
+    assert.equal(it.state.retryAt - clock.now(), retry);
+    await clock.advance(retry);
+    last().port.end({ reason: "network" });
+    assert.equal(it.state.retryAt - clock.now(), 1000);
+    it.drop();
+  }
+});
+
 test("Retry-After is waited for, whatever wakes the page", async () => {
   const it = await started(["sse"]);
   last().port.end({ reason: "HTTP 429", status: 429, wait: 20_000 });

@@ -12,6 +12,7 @@ export const CLOSED = 2;
 
 const READY_MS = 3000; // without `ready` by then, something between holds the stream back
 const STEADY_MS = 5000; // a connection that lived this long clears the record of failures
+const BACKOFF_MS = 1000; // ceiling of the first wait
 const RETURN_MS = [30_000, 900_000]; // after falling back: first and longest wait before a better way is tried
 const FINAL_CODES = { 4400: "malformed", 4401: "unauthorized", 4403: "forbidden" };
 const FINAL_STATUS = { 400: "malformed", 401: "unauthorized", 403: "forbidden" };
@@ -71,7 +72,7 @@ export class Connection {
     this.#order = config.order.filter((name) => config.urls[name]);
     if (!this.#order.length) throw new TypeError("No transport with a URL to use.");
     this.cursor = config.cursor ?? "";
-    this.#backoff = new Backoff({ random: env.random });
+    this.#backoff = new Backoff({ base: BACKOFF_MS, random: env.random });
   }
 
   get state() {
@@ -178,7 +179,8 @@ export class Connection {
       try {
         attempt.link = open(config, {
           event: (...args) => attempt.over || this.#event(attempt, ...args),
-          retry: (ms) => (this.#backoff.base = Math.min(ms, this.#backoff.cap)),
+          // Longer only: without a wait all would dial on and on while a server is down.
+          retry: (ms) => (this.#backoff.base = Math.max(ms, BACKOFF_MS)),
           end,
         });
       } catch {
@@ -190,7 +192,10 @@ export class Connection {
 
   #event(attempt, type, cursor, data) {
     const now = this.#env.now();
-    if (type === "bye") return this.#end(attempt, { reason: data.reason, bye: data });
+    if (type === "bye") {
+      this.#backoff.base = BACKOFF_MS; // its wait, and the `retry:` beside it, are for this once
+      return this.#end(attempt, { reason: data.reason, bye: data });
+    }
     if (type === "error") this.#state.error = data.message;
     if (cursor) this.cursor = cursor;
     this.#state.lastEvent = now;

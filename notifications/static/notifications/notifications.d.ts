@@ -115,6 +115,7 @@ export type Opener = (
 ) => Link;
 export interface Port {
   event(type: string, cursor: string, data: unknown): void;
+  /** The first ceiling of waits from now on, if it is more than a second; until a `bye`, which is for that once. */
   retry(ms: number): void;
   /** `wait`: the milliseconds that the server asked for. */
   end(info: { reason: string; status?: number; code?: number; wait?: number | null }): void;

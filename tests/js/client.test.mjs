@@ -297,6 +297,18 @@ test("given up for good: followers hear of it and do not all try themselves; a n
   assert.deepEqual([notes(two), two.client.readyState], [[1], 1]);
 });
 
+test("a tab that begins as it did last time leads all the same", async () => {
+  browser.storage.setItem("notifications.transport", "polling");
+  const [one, two] = [await open({ visible: false }), await open()];
+  await accept(one);
+  await clock.advance(10_000);
+  assert.deepEqual([connections(one, two), one.attempts[0].name], [[1, 0], "polling"]);
+  two.client.close();
+  one.client.close();
+  const next = await open();
+  assert.deepEqual(connections(next), [1]);
+});
+
 test("tabs told to use another transport do not share with the others", async () => {
   const [auto, fixed] = [await open(), await open({ transport: "websocket" })];
   assert.deepEqual(connections(auto, fixed), [1, 1]);

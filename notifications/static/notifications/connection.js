@@ -82,7 +82,7 @@ export class Connection {
   start() {
     if (this.#attempt || this.#timer !== null) return;
     const remembered = this.#order.indexOf(this.#recall());
-    if (remembered > 0) this.#set({ fallback: "as last time" });
+    if (remembered > 0) this.#state.fallback = "as last time";
     this.#index = Math.max(0, remembered);
     this.#dial();
   }

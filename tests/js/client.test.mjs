@@ -167,6 +167,19 @@ test("use carries this tab over another transport, from the same cursor; unknown
   assert.throws(() => tab.client.use("pigeon"), TypeError);
 });
 
+test("who changes the transport before it is known who leads leaves nothing of itself in the line", async () => {
+  const leader = await open();
+  await accept(leader);
+  const tab = await open({ transport: "polling" });
+  tab.client.use("auto");
+  tab.client.use("websocket");
+  await settle();
+  assert.deepEqual([attempt(tab).name, connections(tab)], ["websocket", [1]]);
+  leader.client.close();
+  const next = await open();
+  assert.deepEqual(connections(tab, next), [1, 1]);
+});
+
 test("thirty tabs, one connection; each hears everything once", async () => {
   const tabs = [];
   for (let i = 0; i < 30; i += 1) tabs.push(await open({ visible: i === 29 }));

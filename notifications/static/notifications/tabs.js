@@ -34,11 +34,12 @@ export class Tabs {
   /** Lead if nobody does, else follow and stand in line. */
   async join() {
     this.leave();
-    const led = await this.#request({ ifAvailable: true });
-    if (led === null) {
-      this.#port.follow();
-      this.#request({});
-    }
+    const request = this.#request({ ifAvailable: true });
+    const withdraw = this.#withdraw;
+    // Who left meanwhile could not withdraw from the line any more.
+    if ((await request) !== null || this.#withdraw !== withdraw) return;
+    this.#port.follow();
+    this.#request({});
   }
 
   /** Give up the lead, or the place in the line; messages still come. */

@@ -251,18 +251,22 @@ test("the leader closes: the next tab takes over from its own cursor, at once", 
   assert.deepEqual([notes(two), notes(three)], [[1, 2], [1, 2]]);
 });
 
-test("a leader that hangs does not answer, and the lead is taken from it by a visible tab", async () => {
-  const hung = await open({ visible: false });
-  const other = await open({ visible: true });
-  await accept(hung);
-  await clock.advance(0);
-  // The whole page hangs: nothing of its own runs any more.
+/** The leader's page hangs for a while: nothing of its own runs any more. */
+async function hang() {
   const original = browser.BroadcastChannel.prototype.postMessage;
   browser.BroadcastChannel.prototype.postMessage = function (message) {
     if (message.is !== "pong") original.call(this, message);
   };
   await clock.advance(6500);
   browser.BroadcastChannel.prototype.postMessage = original;
+}
+
+test("a leader that hangs does not answer, and the lead is taken from it by a visible tab", async () => {
+  const hung = await open({ visible: false });
+  const other = await open({ visible: true });
+  await accept(hung);
+  await clock.advance(0);
+  await hang();
   assert.deepEqual(connections(other), [1]);
   assert.deepEqual(connections(hung), [0], "and once it runs again it knows that it lost the lead");
   assert.equal(other.client.state.leading, true);
@@ -308,6 +312,40 @@ test("given up for good: followers hear of it and do not all try themselves; a n
   send(fresh, "notification", "c1", note(1));
   await settle();
   assert.deepEqual([notes(two), two.client.readyState], [[1], 1]);
+});
+
+test("given up for good: no tab asks again, however long and often somebody looks at it", async () => {
+  const tabs = [await open(), await open(), await open({ cursor: "old", fetch: () => json({}, { status: 401 }) })];
+  const asked = () => tabs.map((tab) => tab.attempts.length + tab.polls.length);
+  attempt(tabs[0]).port.end({ status: 401, reason: "HTTP 401" });
+  await settle();
+  const before = asked();
+  for (const state of ["hidden", "visible"]) {
+    for (const tab of tabs) tab.show(state);
+    await clock.advance(60_000);
+  }
+  assert.deepEqual([asked(), tabs.map((tab) => tab.client.readyState)], [before, [2, 2, 2]]);
+});
+
+test("logged in again in another tab: who led before and who followed get what came meanwhile, and stand in the line", async () => {
+  const missed = () => json({ events: [1, 2].map((seq) => ({ type: "notification", cursor: `c${seq}`, data: note(seq) })) });
+  const tabs = [await open({ fetch: missed }), await open({ fetch: missed })];
+  await accept(tabs[0]);
+  send(tabs[0], "bye", "", { reason: "revoked", retry: null });
+  await clock.advance(1000);
+  attempt(tabs[0]).port.end({ status: 401, reason: "HTTP 401" });
+  await clock.advance(10_000);
+  const leader = await open({ cursor: "c2", visible: false });
+  await accept(leader);
+  send(leader, "notification", "c3", note(3));
+  await settle();
+  for (const { client } of tabs) assert.deepEqual([client.readyState, client.state.leading], [1, false]);
+  assert.deepEqual(tabs.map(notes), [[1, 2, 3], [1, 2, 3]]);
+  const next = await open({ cursor: "c3" });
+  assert.deepEqual([next.client.readyState, next.polls], [1, []]);
+  next.client.close();
+  await hang();
+  assert.deepEqual(connections(leader), [0], "they keep an eye on the new leader");
 });
 
 test("a tab that begins as it did last time leads all the same", async () => {

@@ -114,10 +114,8 @@ export class Session {
           this.#receive(type, cursor, data);
         },
         state: (state) => {
-          this.#setState(state);
           this.#tabs?.post({ is: "state", state });
-          // Given up for good: let nobody wait behind this tab. One that logs in again starts afresh.
-          if (state.readyState === CLOSED) this.#tabs?.leave();
+          this.#setState(state);
         },
       },
       this.#env,
@@ -158,6 +156,12 @@ export class Session {
   }
 
   #setState(state) {
+    if (state.readyState === CLOSED) {
+      // Given up for good: ask nothing more, and keep nobody from the lead who logs in again.
+      this.#env.clearTimeout(this.#welcome);
+      this.#connection = this.#held = null;
+      this.#tabs?.leave();
+    }
     this.#state = state;
     this.#emit("state", this.state, null);
   }
@@ -193,12 +197,10 @@ export class Session {
   }
 
   #messageToFollower({ is, state, event, events, ready }) {
-    if (is === "state" || is === "welcome") {
-      this.#setState(state);
-      if (state.readyState === CLOSED) this.#tabs.leave();
-    }
+    if (is === "state" || is === "welcome") this.#setState(state);
     if (is === "lead") {
       this.#tabs.join(); // back in the line, should this tab have left it
+      this.#tabs.watch(this.#visible);
     } else if (is === "event") {
       if (!this.#held) this.#receive(event.type, event.cursor, event.data);
       else if (this.#held.push(event) > HELD_LIMIT) this.#caughtUp([{ type: "reset", data: { topic: "*", reason: "tabs" } }]);

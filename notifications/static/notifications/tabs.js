@@ -45,6 +45,7 @@ export class Tabs {
   /** Give up the lead, or the place in the line; messages still come. */
   leave() {
     this.leading = false;
+    this.#env.clearTimeout(this.#answer);
     this.#withdraw?.();
     this.#withdraw = null;
   }
@@ -59,13 +60,13 @@ export class Tabs {
     this.#channel.postMessage({ ...message, from: this.id });
   }
 
-  /** Keep an eye on the leader, from tabs that a person is looking at; others are throttled, and in no hurry. */
+  /** Keep an eye on the leader, from tabs in the line that a person looks at; others are throttled, and in no hurry. */
   watch(on) {
     const env = this.#env;
     env.clearTimeout(this.#ping);
     env.clearTimeout(this.#answer);
     this.#ping = this.#answer = null;
-    if (!on) return;
+    if (!on || !this.#withdraw) return;
     if (!this.leading) {
       this.post({ is: "ping" });
       this.#answer = env.setTimeout(() => this.#take(), ANSWER_MS);

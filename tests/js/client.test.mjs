@@ -39,6 +39,7 @@ const accept = async (tab) => {
   await settle();
 };
 const notes = (tab) => tab.heard.filter(({ type }) => type === "notification").map(({ data }) => data.seq);
+const noted = (seq) => ({ type: "notification", cursor: `c${seq}`, data: note(seq) });
 const connections = (...tabs) => tabs.map((tab) => tab.attempts.filter(({ closed }) => !closed).length);
 
 test("a tab that catches up says for whom it was made", async () => {
@@ -212,11 +213,19 @@ test("a tab rendered at a place the leader does not know reads the gap once, and
   send(leader, "notification", "c4", note(4));
   await settle();
   assert.deepEqual(notes(late), [], "4 must not be taken for everything up to 4");
-  answer(json({ events: [2, 3, 4].map((seq) => ({ type: "notification", cursor: `c${seq}`, data: note(seq) })) }));
+  answer(json({ events: [2, 3, 4].map(noted) }));
   await settle();
   send(leader, "notification", "c5", note(5));
   await settle();
   assert.deepEqual(notes(late), [2, 3, 4, 5]);
+});
+
+test("a tab that does not know yet who leads holds back what it hears", async () => {
+  const leader = await open();
+  await accept(leader);
+  const opening = open({ cursor: "old", fetch: () => json({ events: [1, 2].map(noted), cursor: "c2" }) });
+  send(leader, "notification", "c2", note(2));
+  assert.deepEqual(notes(await opening), [1, 2]);
 });
 
 test("when the gap can not be read it is tried again", async () => {
@@ -227,7 +236,7 @@ test("when the gap can not be read it is tried again", async () => {
     cursor: "old",
     fetch: () => {
       if (!line) throw new TypeError("network");
-      return json({ events: [1, 2].map((seq) => ({ type: "notification", cursor: `c${seq}`, data: note(seq) })) });
+      return json({ events: [1, 2].map(noted) });
     },
   });
   send(leader, "notification", "c2", note(2));
@@ -328,7 +337,7 @@ test("given up for good: no tab asks again, however long and often somebody look
 });
 
 test("logged in again in another tab: who led before and who followed get what came meanwhile, and stand in the line", async () => {
-  const missed = () => json({ events: [1, 2].map((seq) => ({ type: "notification", cursor: `c${seq}`, data: note(seq) })) });
+  const missed = () => json({ events: [1, 2].map(noted) });
   const tabs = [await open({ fetch: missed }), await open({ fetch: missed })];
   await accept(tabs[0]);
   send(tabs[0], "bye", "", { reason: "revoked", retry: null });

@@ -72,6 +72,7 @@ export class Session {
   #join() {
     const { share, scope } = this.#options;
     if (!share || !canShare(this.#env)) return this.#connect();
+    this.#held = []; // until it is known who leads, and how far that tab is
     this.#tabs = new Tabs(
       // Tabs that were told to use another transport do not share with those that were not.
       `notifications ${scope} ${this.#order}`,
@@ -199,6 +200,7 @@ export class Session {
   #messageToFollower({ is, state, event, events, ready }) {
     if (is === "state" || is === "welcome") this.#setState(state);
     if (is === "lead") {
+      this.#held ??= []; // it may be further than this tab
       this.#tabs.join(); // back in the line, should this tab have left it
       this.#tabs.watch(this.#visible);
     } else if (is === "event") {

@@ -426,15 +426,6 @@ test("what worked is tried first the next time", async () => {
   assert.equal(last().name, "sse");
 });
 
-test("use opens another transport from the same cursor, and forgets that it fell back", async () => {
-  const it = await started();
-  accept();
-  last().port.event("notification", "c3", note(3));
-  it.use(["polling"]);
-  await settle();
-  assert.deepEqual([last().name, last().cursor, attempts[0].closed], ["polling", "c3", true]);
-});
-
 test("stop closes everything and nothing is left to fire", async () => {
   const it = await started(["websocket", "sse"]);
   last().port.end({ code: 1006, reason: "refused" });

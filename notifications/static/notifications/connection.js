@@ -89,13 +89,8 @@ export class Connection {
 
   /** End for good, or until `start()`; `reason` is what the state then shows. */
   stop(reason = "closed", readyState = CLOSED) {
-    this.#drop();
+    this.drop();
     this.#set({ readyState, reason, transport: null, retryAt: null, since: this.#env.now() });
-  }
-
-  /** End without a word, for an owner that has turned to something else. */
-  drop() {
-    this.#drop();
   }
 
   /** Close, but as a pause: `wake()` goes on from the same cursor. */
@@ -121,17 +116,6 @@ export class Connection {
     if (this.#state.readyState === OPEN) this.#end(this.#attempt, { reason: "offline" });
   }
 
-  /** Open the connection anew, over the order of transports given if any. */
-  use(order = this.#order) {
-    this.#drop();
-    this.#order = order.filter((name) => this.#config.urls[name]);
-    this.#proven = null;
-    this.#index = 0;
-    this.#returnMs = RETURN_MS[0];
-    this.#set({ fallback: null });
-    this.#dial();
-  }
-
   /** Have EventSource listen for a type of the site's own. */
   listen(type) {
     this.#attempt?.link?.listen?.(type);
@@ -142,7 +126,8 @@ export class Connection {
     this.#port.state(this.state);
   }
 
-  #drop() {
+  /** End without a word, for an owner that has turned to something else. */
+  drop() {
     this.#close(this.#attempt);
     this.#close(this.#trial);
     for (const timer of [this.#timer, this.#watchdog, this.#returning]) this.#env.clearTimeout(timer);
@@ -254,7 +239,7 @@ export class Connection {
       this.#returnMs = Math.min(2 * this.#returnMs, RETURN_MS[1]);
       return this.#scheduleReturn();
     }
-    this.#drop();
+    this.drop();
     // Once more if it was open: a new password, say, gave the same person another session.
     if (final && !(attempt.ready && (final === "revoked" || final === "unauthorized"))) return this.stop(final);
     const [index, fallback] = this.#next(attempt, info);

@@ -2,7 +2,7 @@
  * All that a page knows of one person's events: where it stands in each topic, and where events come from, be it a
  * connection of its own or another tab's. Shared by all clients of the page; there is one for each person and server.
  */
-import { CLOSED, CONNECTING, Connection, OPEN, platform } from "./connection.js";
+import { CLOSED, CONNECTING, Connection } from "./connection.js";
 import { Tabs, canShare } from "./tabs.js";
 import { request } from "./transports.js";
 
@@ -278,5 +278,3 @@ export class Session {
     }, hiddenAfter);
   }
 }
-
-export { OPEN, platform };

@@ -220,6 +220,26 @@ test("a tab rendered at a place the leader does not know reads the gap once, and
   assert.deepEqual(notes(late), [2, 3, 4, 5]);
 });
 
+test("a gap longer than one answer is read to its end, also when the line goes in between", async () => {
+  const leader = await open();
+  await accept(leader);
+  const answers = [[[1, 2], "c2", 0], null, [[3], "c3-muted", 0], [[4, 5], "c5", 5000]];
+  const late = await open({
+    cursor: "old",
+    fetch: () => {
+      const [seqs, cursor, retry] = answers.shift();
+      return json({ events: seqs.map(noted), cursor, retry });
+    },
+  });
+  send(leader, "notification", "c4", note(4));
+  send(leader, "notification", "c5", note(5));
+  await settle();
+  assert.deepEqual(notes(late), [1, 2], "5 must not be taken for everything up to 5");
+  await clock.advance(8000);
+  assert.deepEqual(notes(late), [1, 2, 3, 4, 5]);
+  assert.deepEqual(late.polls, ["old", "c2", "c2", "c3-muted"]);
+});
+
 test("a tab that does not know yet who leads holds back what it hears", async () => {
   const leader = await open();
   await accept(leader);

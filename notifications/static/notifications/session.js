@@ -112,7 +112,7 @@ export class Session {
       {
         event: (type, cursor, data) => {
           this.#share(type, cursor, data);
-          this.#receive(type, cursor, data);
+          this.#receive({ type, cursor, data });
         },
         state: (state) => {
           this.#tabs?.post({ is: "state", state });
@@ -139,7 +139,7 @@ export class Session {
     this.#tabs.post({ is: "event", event: { type, cursor, data } });
   }
 
-  #receive(type, cursor, data) {
+  #receive({ type, cursor, data }) {
     if (cursor) this.cursor = cursor;
     if (typeof data?.seq === "number" && typeof data.topic === "string") {
       if (data.seq <= (this.positions.get(data.topic) ?? -1)) return;
@@ -204,7 +204,7 @@ export class Session {
       this.#tabs.join(); // back in the line, should this tab have left it
       this.#tabs.watch(this.#visible);
     } else if (is === "event") {
-      if (!this.#held) this.#receive(event.type, event.cursor, event.data);
+      if (!this.#held) this.#receive(event);
       else if (this.#held.push(event) > HELD_LIMIT) this.#caughtUp([{ type: "reset", data: { topic: "*", reason: "tabs" } }]);
     } else if (is === "welcome" && this.#held) {
       if (ready) this.#emit("ready", ready, { type: "ready", cursor: this.cursor, data: ready });
@@ -213,28 +213,35 @@ export class Session {
     }
   }
 
-  /** Read what the leader no longer has from the server, once. */
+  /** Read what the leader no longer has from the server. */
   async #catchUp() {
     this.#env.clearTimeout(this.#welcome);
     const held = this.#held;
-    const config = { ...this.#options, url: this.#options.urls.polling, cursor: this.cursor, env: this.#env };
-    let events;
+    let more = true;
     try {
-      const response = await request(config, "application/json");
-      if (response.ok) events = (await response.json()).events;
+      while (more) {
+        const config = { ...this.#options, url: this.#options.urls.polling, cursor: this.cursor, env: this.#env };
+        const response = await request(config, "application/json");
+        if (!response.ok) break;
+        const { events, cursor, retry } = await response.json();
+        if (this.#held !== held) return;
+        for (const event of events) this.#receive(event);
+        if (cursor) this.cursor = cursor;
+        more = retry === 0;
+      }
     } catch {
       // No line; try again until there is one, or this tab leads.
     }
-    if (this.#held !== held || !held) return;
-    if (events) this.#caughtUp(events);
-    else this.#welcome = this.#env.setTimeout(() => this.#hello(), 5000 * (0.5 + this.#env.random()));
+    if (this.#held !== held) return;
+    if (more) this.#welcome = this.#env.setTimeout(() => this.#hello(), 5000 * (0.5 + this.#env.random()));
+    else this.#caughtUp([]);
   }
 
   #caughtUp(events) {
     this.#env.clearTimeout(this.#welcome);
     const held = this.#held;
     this.#held = null;
-    for (const { type, cursor, data } of [...events, ...held]) this.#receive(type, cursor, data);
+    for (const event of [...events, ...held]) this.#receive(event);
   }
 
   // ---- the page's life -----------------------------------------------------------------------------------------

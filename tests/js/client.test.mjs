@@ -429,6 +429,24 @@ test("hidden for a while the page closes its connection, and resumes when it is 
   assert.deepEqual([connections(tab), attempt(tab).cursor], [[1], "c3"]);
 });
 
+test("opened in the background, or carried over another transport there, it rests as well", async () => {
+  for (const share of [true, false]) {
+    const tab = await open({ visible: false, share });
+    for (const way of ["sse", "websocket"]) {
+      assert.deepEqual([attempt(tab).name, connections(tab)], [way, [1]]);
+      await accept(tab);
+      await clock.advance(30_000);
+      send(tab, "heartbeat", "", {});
+      await clock.advance(30_000);
+      assert.deepEqual([connections(tab), tab.client.state.reason], [[0], "paused"]);
+      tab.client.use("websocket");
+      await settle();
+    }
+    tab.client.close();
+  }
+  assert.equal(clock.waiting, 0);
+});
+
 test("a hidden leader stays connected for a tab that is looked at", async () => {
   const leader = await open();
   const looked = await open();

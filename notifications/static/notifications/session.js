@@ -38,7 +38,7 @@ export class Session {
     this.#order = options.order;
     this.cursor = options.cursor ?? "";
     this.#listenToPage();
-    this.#join();
+    this.#enter();
   }
 
   get state() {
@@ -49,7 +49,7 @@ export class Session {
   use(order) {
     this.#order = order;
     this.#leave();
-    this.#join();
+    this.#enter();
   }
 
   listen(type) {
@@ -91,7 +91,6 @@ export class Session {
       this.#env,
     );
     this.#tabs.join();
-    this.#tabs.watch(this.#visible);
   }
 
   #leave() {
@@ -260,11 +259,11 @@ export class Session {
     // A page put by for the back button, or frozen, must not keep others from the connection.
     on(window, "pagehide", () => this.#leave());
     on(document, "freeze", () => this.#leave());
-    on(window, "pageshow", ({ persisted }) => persisted && this.#return());
-    on(document, "resume", () => this.#return());
+    on(window, "pageshow", ({ persisted }) => persisted && this.#enter());
+    on(document, "resume", () => this.#enter());
   }
 
-  #return() {
+  #enter() {
     if (!this.#tabs && !this.#connection) this.#join();
     this.#seen();
   }

@@ -84,6 +84,8 @@ def poll(user: AbstractBaseUser, principal: Principal, cursor: str | None) -> An
         heartbeat=int(conf.heartbeat * 1000),
         connection=secrets.token_urlsafe(9),
         transport="polling",
+        # For a tab that hears the same events from another one, which may be behind.
+        positions={name: mark.seq for name, mark in marks.items()},
     )
     frames = [(ready, begin)]
     frames += [(control("reset", topic=topic, reason=reason), begin) for topic, reason in resets]

@@ -59,6 +59,16 @@ def test_poll_brings_what_came_since(alice: User) -> None:
     assert len(found(polled(alice, answer.cursor))) == 1
 
 
+def test_poll_says_which_numbers_its_events_come_after(alice: User) -> None:
+    notify(alice, "one")
+    notify("everyone", "two")
+    cursor = polled(alice).cursor
+    notify(alice, "three")
+    (_, ready), (_, event) = found(polled(alice, cursor))
+    assert ready["positions"] == {f"user:{alice.pk}": 1, "everyone": 1}
+    assert (event["topic"], event["seq"]) == (f"user:{alice.pk}", 2)
+
+
 def test_poll_that_leaves_some_says_to_come_back_at_once(alice: User) -> None:
     cursor = polled(alice).cursor
     for number in range(5):

@@ -220,6 +220,16 @@ test("a tab rendered at a place the leader does not know reads the gap once, and
   assert.deepEqual(notes(late), [2, 3, 4, 5]);
 });
 
+test("what a new page shows already is not taken from a leader that is behind it", async () => {
+  const leader = await open();
+  const begin = { type: "ready", cursor: "c30", data: ready({ positions: { "user:1": 30 } }) };
+  const rendered = await open({ cursor: "c30", fetch: () => json({ events: [begin], cursor: "c30", retry: 5000 }) });
+  await accept(leader);
+  for (let seq = 29; seq <= 32; seq += 1) send(leader, "notification", `c${seq}`, note(seq));
+  await settle();
+  assert.deepEqual([notes(leader), notes(rendered)], [[29, 30, 31, 32], [31, 32]]);
+});
+
 test("a gap longer than one answer is read to its end, also when the line goes in between", async () => {
   const leader = await open();
   await accept(leader);

@@ -30,7 +30,15 @@ export interface Counts {
 
 /** The data of each type of event; a site adds its own by declaration merging. */
 export interface NotificationEvents {
-  ready: { cursor: string; unread: number | null; heartbeat: number; connection: string; transport: Transport };
+  ready: {
+    cursor: string;
+    unread: number | null;
+    heartbeat: number;
+    connection: string;
+    transport: Transport;
+    /** The number in each topic after which it begins; over polling only. */
+    positions?: Record<string, number>;
+  };
   notification: Notification;
   read: ({ ids: number[]; read: boolean } | { all: true; before: number }) & Counts;
   seen: { all: true; before: number };

@@ -72,7 +72,7 @@ export class Session {
   #join() {
     const { share, scope } = this.#options;
     if (!share || !canShare(this.#env)) return this.#connect();
-    this.#held = []; // until it is known who leads, and how far that tab is
+    this.#held = []; // until it is known how far the leader is
     this.#tabs = new Tabs(
       // Tabs that were told to use another transport do not share with those that were not.
       `notifications ${scope} ${this.#order}`,
@@ -146,6 +146,9 @@ export class Session {
     } else if (type === "reset") {
       if (data.topic === "*") this.positions.clear();
       else this.positions.delete(data.topic);
+    } else if (type === "ready") {
+      // The page shows these; a leader that is behind will pass them on.
+      this.positions = new Map([...Object.entries(data.positions ?? {}), ...this.positions]);
     }
     this.#emit(type, { ...data, cursor: this.cursor }, { type, cursor: this.cursor, data });
   }
@@ -157,7 +160,7 @@ export class Session {
 
   #setState(state) {
     if (state.readyState === CLOSED) {
-      // Given up for good: ask nothing more, and keep nobody from the lead who logs in again.
+      // Given up for good: ask no more, and keep nobody from the lead who logs in again.
       this.#env.clearTimeout(this.#welcome);
       this.#connection = this.#held = null;
       this.#tabs?.leave();

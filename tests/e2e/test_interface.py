@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -325,6 +326,40 @@ async def test_banner_goes_when_its_time_is_over_and_stays_away_once_dismissed(
     await page.reload()
     await state(page, lambda state: state["readyState"] == 1)
     await expect(banners).to_have_count(0)
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["looked at", "hidden"])
+async def test_what_expired_while_the_page_was_away_is_announced_nowhere(
+    alice: BrowserContext, proxy: Proxy, worker: Worker, hidden: bool
+) -> None:
+    await alice.add_init_script(PLATFORM)
+    page = await open_page(alice, "/")
+    await page.evaluate("document.querySelector('notification-bell').setAttribute('system', 'on')")
+    await alice.set_offline(True)
+    proxy.cut()
+    await page.evaluate(f"hide({str(hidden).lower()})")
+    soon = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
+    notice, other = {"kind": "shop.notice", "title": "Closing"}, {"title": "Sale"}
+    ids = notify(worker, {**notice, "expires_at": soon}, {**other, "expires_at": soon}, notice, other)
+    await asyncio.sleep(2.5)  # until they are over
+    await alice.set_offline(False)
+    await heard(page, ids, within=60)
+    await expect(page.locator(BADGE)).to_have_text("2")
+    await expect(page.locator("notification-banner .notification-banner")).to_have_count(1)
+    if hidden:
+        assert [it["title"] for it in await page.evaluate("shown")] == ["Closing", "Sale"]
+    else:
+        await expect(page.locator(f"{TOAST} .notification-title")).to_have_text(["Sale"])
+
+
+async def test_banner_of_which_the_inbox_knows_nothing_can_be_dismissed(alice: BrowserContext, worker: Worker) -> None:
+    page = await open_page(alice, "/")
+    notify(worker, {"kind": "shop.notice", "title": "Closed on Sunday"})
+    banner = page.locator("notification-banner .notification-banner")
+    await expect(banner).to_have_count(1)
+    await page.evaluate("document.querySelector('notification-bell').inbox.items.clear()")
+    await banner.locator("[data-close]").click()
+    await expect(banner).to_have_count(0)
 
 
 @pytest.mark.parametrize(

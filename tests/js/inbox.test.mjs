@@ -321,6 +321,30 @@ test("what expires goes when its time has come, and not before", async () => {
   assert.deepEqual([...inbox.items.keys()], []);
 });
 
+test("what a replay brings when it is over is no news, but what it replaced goes", async () => {
+  say("notification", note(1, { tag: "order-9" }));
+  const added = [];
+  inbox.addEventListener("change", ({ detail }) => added.push(...detail.added));
+  const expires_at = new Date(clock.now() - 1000).toISOString();
+  say("notification", note(2, { tag: "order-9", expires_at }));
+  assert.deepEqual([[...inbox.items.keys()], added, counts()], [[], [], [3, 2]]);
+  let send;
+  tab.page = () => new Promise((resolve) => (send = resolve));
+  const loading = inbox.load();
+  await settle();
+  say("notification", note(3, { expires_at }));
+  send(json({ results: [], next: null, unread: 3, unseen: 2, kinds: [] }));
+  await loading;
+  assert.deepEqual(counts(), [3, 2]);
+});
+
+test("what expired while the machine slept, and its clocks with it, goes with the next connection", () => {
+  say("notification", note(1, { expires_at: new Date(clock.now() + 60_000).toISOString() }));
+  clock.time += 7_200_000;
+  say("ready", { unread: null });
+  assert.deepEqual([inbox.items.size, counts()], [0, [3, 2]]);
+});
+
 test("all read: here at once, there up to what the person knew of", async () => {
   serve([row(2), row(1)]);
   await inbox.load();

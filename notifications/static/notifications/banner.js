@@ -12,23 +12,25 @@ export class NotificationBanner extends NotificationElement {
 
   start(signal) {
     const on = (target, type, fn) => target?.addEventListener(type, fn, { signal });
-    on(this.client, "notification", ({ detail }) => this.#consider(this.inbox.items.get(detail.id) ?? detail));
+    this.hear(({ id }) => this.#consider(this.inbox.items.get(id)), signal);
     on(this.inbox, "change", ({ detail }) => {
       for (const id of detail.removed) this.#hide(id);
       for (const id of detail.changed) this.#consider(this.inbox.items.get(id));
     });
     on(this.inbox, "reset", () => this.#load());
     on(this.$("banners"), "click", (event) => {
-      const banner = event.target.closest("[data-banner]");
-      if (event.target.closest("[data-close]")) this.inbox.act("read", [Number(banner.dataset.banner)]);
-      else if (event.target.closest("a[data-link][href]")) this.inbox.act("clicked", [Number(banner.dataset.banner)]);
+      const id = Number(event.target.closest("[data-banner]")?.dataset.banner);
+      if (event.target.closest("[data-close]")) {
+        this.inbox.act("read", [id]);
+        this.#hide(id); // also one that the inbox does not know any more
+      } else if (event.target.closest("a[data-link][href]")) this.inbox.act("clicked", [id]);
     });
     // What the server rendered is there from the first paint.
     for (const element of this.root.querySelectorAll("[data-banner]")) {
       const id = Number(element.dataset.banner);
       const { kind, level, expires: expires_at } = element.dataset;
-      this.inbox.adopt([{ id, kind, level, expires_at, read: false, seen: true, archived: false }]);
       this.#shown.set(id, element);
+      this.inbox.adopt([{ id, kind, level, expires_at, read: false, seen: true, archived: false }]);
     }
   }
 

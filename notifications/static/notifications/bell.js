@@ -26,7 +26,7 @@ export class NotificationBell extends NotificationElement {
     on(this.inbox, "rejected", () => this.open || this.#say(this.$("rejected").textContent));
     on(this.$("read-all"), "click", () => this.inbox.unread && this.inbox.readAll());
     on(this.client, "state", () => this.#connection());
-    on(this.client, "notification", ({ detail }) => this.#arrived(detail));
+    this.hear((item) => this.#arrived(item), signal);
     if (panel.showPopover) {
       on(panel, "beforetoggle", ({ newState }) => newState === "open" && this.#place());
       on(panel, "toggle", ({ newState }) => this.#toggled(newState === "open"));

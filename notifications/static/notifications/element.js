@@ -81,6 +81,12 @@ export class NotificationElement extends HTMLElement {
 
   stop() {}
 
+  /** Call `fn` with each notification that comes, but for those that are over by then, as after a night's sleep. */
+  hear(fn, signal) {
+    const arrived = ({ detail }) => this.inbox.items.has(detail.id) && fn(detail);
+    this.client.addEventListener("notification", arrived, { signal });
+  }
+
   /** Find the part of the shadow root marked `data-<name>`. */
   $(name) {
     return this.root.querySelector(`[data-${name}]`);

@@ -17,6 +17,7 @@ const EFFECTS = {
 /** How long the stream may take to tell what the server has confirmed. */
 const ECHO_MS = 10_000;
 const counted = (item) => !item.read && !item.archived;
+const over = ({ expires_at }, now) => Date.parse(expires_at) <= now;
 
 export class Inbox extends EventTarget {
   items = new Map();
@@ -197,6 +198,8 @@ export class Inbox extends EventTarget {
     if (this.items.has(data.id)) return;
     const replaces = ({ id, tag, topic = data.topic }) => tag === data.tag && topic === data.topic && id < data.id;
     if (data.tag) this.#remove([...this.items.values()].filter(replaces).map(({ id }) => id));
+    // A replay brings it all the same; what it replaced stays away.
+    if (over(data, this.#env.now())) return;
     this.items.set(data.id, { ...data, read: false, seen: false, archived: false });
     this.#count({ unread: plus(this.unread, 1), unseen: plus(this.unseen, 1) });
     this.#changed({ added: [data.id] });
@@ -222,6 +225,7 @@ export class Inbox extends EventTarget {
   }
 
   #ready({ unread }) {
+    this.#expire(); // timers stand still while the machine sleeps, and a connection rarely outlives that
     if (this.unread === null && typeof unread === "number") this.#count({ unread, unseen: this.unseen ?? unread });
     this.#flush();
   }
@@ -268,8 +272,8 @@ export class Inbox extends EventTarget {
     for (const [type, data] of meanwhile) {
       // The answer may have been written before these happened; applying them again changes nothing if it was not.
       if (type === "done") redo(data);
-      else if (type === "notification" && !listed.has(data.id)) [unread, unseen] = [plus(unread, 1), plus(unseen, 1)];
       else if (type !== "notification") this.#apply(type, data);
+      else if (this.items.has(data.id) && !listed.has(data.id)) [unread, unseen] = [plus(unread, 1), plus(unseen, 1)];
       unread = data.unread ?? unread;
       unseen = data.unseen ?? (type === "seen" ? this.unseen : unseen);
     }

@@ -14,7 +14,7 @@ export class NotificationToasts extends NotificationElement {
   start(signal) {
     const stack = this.$("stack");
     const on = (target, type, fn) => target?.addEventListener(type, fn, { signal });
-    on(this.client, "notification", ({ detail }) => this.#arrived(detail));
+    this.hear((item) => this.#arrived(item), signal);
     on(this.inbox, "change", ({ detail }) => this.#changed(detail));
     on(this.client, "reset", () => this.#clear());
     for (const type of ["pointerenter", "pointerleave", "focusin", "focusout"]) on(stack, type, () => this.#pace());

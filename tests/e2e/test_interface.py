@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, expect
+from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 
 from tests.e2e.pages import BADGE, BELL, NOTE, TOAST, eventually, heard, open_page, publish, state, streams
 from tests.e2e.proxy import Proxy
@@ -25,6 +25,11 @@ for row in rows:
     if "expires_at" in row:
         row["expires_at"] = datetime.fromisoformat(row["expires_at"])
     result.append(notify(alice, **row).pk)
+"""
+MUTE = """
+from django.contrib.auth.models import User
+from notifications.preferences import change_preferences
+result = change_preferences(User.objects.get(username="alice"), muted=["broadcast"]) and None
 """
 ROWS = "notification-bell [data-rows] [data-id]"
 PILL = "notification-bell [data-pill]"
@@ -86,6 +91,40 @@ async def test_list_grows_as_one_scrolls_and_does_not_jump_under_what_is_new(
     await expect(rows.first).to_contain_text("new 2")
     await expect(page.locator(PILL)).to_be_hidden()
     assert await scroller.evaluate("(list) => list.scrollTop") == 0
+
+
+async def test_what_comes_while_the_list_loads_is_in_it(alice: BrowserContext, worker: Worker) -> None:
+    page = await open_page(alice)
+    await heard(page, ids := publish(worker, "old", 2))
+    asked, may_go = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        response = await route.fetch()
+        asked.set()
+        await may_go.wait()
+        await route.fulfill(response=response)
+
+    await page.route("**/notifications/?*", hold)
+    await page.click(BELL)
+    await asked.wait()
+    await heard(page, ids + publish(worker, "new"))
+    may_go.set()
+    await expect(page.locator(f"{ROWS} .notification-title")).to_have_text(["new 0", "old 1", "old 0"])
+
+
+async def test_inbox_page_that_was_hidden_is_brought_up_to_date_when_it_is_seen(
+    alice: BrowserContext, worker: Worker
+) -> None:
+    await alice.add_init_script(PLATFORM)
+    notify(worker, {"kind": "broadcast", "title": "Sale"}, {"title": "Shipped"})
+    page = await open_page(alice, "/notifications/")
+    titles = page.locator("notification-inbox [data-rows] .notification-title")
+    await expect(titles).to_have_text(["Shipped", "Sale"])
+    await page.evaluate("hide(true)")
+    worker.run(MUTE)
+    await expect(page.locator("notification-bell")).to_have_attribute("unread", "1")
+    await page.evaluate("hide(false)")
+    await expect(titles).to_have_text(["Shipped"])
 
 
 async def test_list_of_one_kind_keeps_others_out(alice: BrowserContext, worker: Worker) -> None:

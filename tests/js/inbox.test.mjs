@@ -124,6 +124,17 @@ test("what happens while a page is on its way is not undone by it", async () => 
   assert.equal(inbox.unread, 3, "the server's word after the read, and the one that the page did not have");
 });
 
+test("what is replaced while a page is on its way is not brought back by it", async () => {
+  let send;
+  tab.page = () => new Promise((resolve) => (send = resolve));
+  const loading = inbox.load();
+  await settle();
+  say("notification", note(3, { tag: "order-9" }));
+  send(json({ results: [row(2), row(1, { tag: "order-9" })], next: null, unread: 3, unseen: 2, kinds: [] }));
+  await loading;
+  assert.deepEqual([[...inbox.items.keys()].sort(), counts()], [[2, 3], [3, 2]]);
+});
+
 test("what the person does while a page is on its way is not undone by it", async () => {
   let send;
   tab.page = () => new Promise((resolve) => (send = resolve));

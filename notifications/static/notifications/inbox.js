@@ -196,14 +196,19 @@ export class Inbox extends EventTarget {
 
   #add({ cursor: _, seq: __, ...data }) {
     if (this.items.has(data.id)) return;
-    const replaces = ({ id, tag, topic = data.topic }) => tag === data.tag && topic === data.topic && id < data.id;
-    if (data.tag) this.#remove([...this.items.values()].filter(replaces).map(({ id }) => id));
+    this.#remove(this.#replaced(data));
     // A replay brings it all the same; what it replaced stays away.
     if (over(data, this.#env.now())) return;
     this.items.set(data.id, { ...data, read: false, seen: false, archived: false });
     this.#count({ unread: plus(this.unread, 1), unseen: plus(this.unseen, 1) });
     this.#changed({ added: [data.id] });
     this.#expire();
+  }
+
+  /** Return the ids of those whose place a notification takes. */
+  #replaced(data) {
+    const replaces = ({ id, tag, topic = data.topic }) => tag === data.tag && topic === data.topic && id < data.id;
+    return data.tag ? [...this.items.values()].filter(replaces).map(({ id }) => id) : [];
   }
 
   /** Take out what is over, and come back when the next one is. */
@@ -273,7 +278,12 @@ export class Inbox extends EventTarget {
       // The answer may have been written before these happened; applying them again changes nothing if it was not.
       if (type === "done") redo(data);
       else if (type !== "notification") this.#apply(type, data);
-      else if (this.items.has(data.id) && !listed.has(data.id)) [unread, unseen] = [plus(unread, 1), plus(unseen, 1)];
+      else if (this.items.has(data.id) && !listed.has(data.id)) {
+        const replaced = this.#replaced(data);
+        const change = 1 - replaced.filter((id) => counted(this.items.get(id))).length;
+        this.#remove(replaced);
+        [unread, unseen] = [plus(unread, change), plus(unseen, change)];
+      }
       unread = data.unread ?? unread;
       unseen = data.unseen ?? (type === "seen" ? this.unseen : unseen);
     }

@@ -28,6 +28,7 @@ export class List {
     const on = (target, type, fn) => target?.addEventListener(type, fn, { signal });
     on(inbox, "change", ({ detail }) => this.#change(detail));
     on(inbox, "reset", () => this.#invalidate());
+    on(document, "visibilitychange", () => this.#stale && !this.#loading && this.#active() && this.load());
     on(inbox, "rejected", () => this.#tell("rejected"));
     on(this.#rowsElement, "click", (event) => this.#clicked(event));
     on(this.#rowsElement, "auxclick", (event) => event.button === 1 && this.#clicked(event));
@@ -94,7 +95,7 @@ export class List {
   }
 
   async load(more = false) {
-    const loading = {};
+    const loading = { added: [] };
     if (more && this.#loading) return;
     this.#loading = loading;
     this.#toggle("failed", false);
@@ -108,6 +109,8 @@ export class List {
       this.#stale = false;
       this.#next = next;
       for (const id of ids) this.#insert(id);
+      // The answer may have been written before these came.
+      if (!more) for (const id of loading.added) this.#insert(id);
       this.#kinds();
     } catch {
       if (this.#loading === loading) this.#toggle("failed", true);
@@ -130,6 +133,7 @@ export class List {
   // ---- what happens elsewhere ----------------------------------------------------------------------------------
 
   #change({ added, changed, removed }) {
+    this.#loading?.added.push(...added);
     if (this.#stale && !this.#rows.size) return;
     for (const id of added) this.#arrive(id);
     for (const id of changed) {

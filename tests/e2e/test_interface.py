@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 
-from tests.e2e.pages import BADGE, BELL, NOTE, TOAST, eventually, heard, open_page, publish, state, streams
+from tests.e2e.pages import BADGE, BELL, NOTE, TOAST, eventually, heard, inbox, open_page, publish, state, streams
 from tests.e2e.proxy import Proxy
 from tests.servers import Site, Worker
 
@@ -222,6 +222,13 @@ async def test_empty_inbox_page_gets_its_buttons_with_its_first_rows(alice: Brow
     await page.wait_for_url("**kind=order.progress**")
     await page.get_by_role("link", name="Settings").first.click()
     await page.wait_for_url("**/notifications/preferences/")
+
+
+async def test_all_read_on_an_older_page_reads_the_newer_ones_as_well(alice: BrowserContext, worker: Worker) -> None:
+    ids = publish(worker, "row", 3)
+    page = await open_page(alice, f"/notifications/?before={ids[1]}")
+    await page.get_by_role("button", name="Mark all as read").click()
+    await eventually(lambda: asyncio.to_thread(inbox, worker), lambda inbox: inbox["unread"] == [])
 
 
 #: Whether nothing has the focus.

@@ -365,6 +365,32 @@ test("all read: here at once, there up to what the person knew of", async () => 
   assert.deepEqual(posts, [["/notifications/read-all/", "before=2"]]);
 });
 
+test("all read on an older page: there up to what its form says, or what came since", async () => {
+  inbox.adopt([row(2), row(1)]);
+  inbox.readAll(7);
+  say("notification", note(8));
+  inbox.readAll(7);
+  await settle();
+  assert.deepEqual(posts, [["/notifications/read-all/", "before=7"], ["/notifications/read-all/", "before=8"]]);
+});
+
+test("all read where a banner is all that is known, and older than others: the inbox is looked at first", async () => {
+  inbox.adopt([row(1)]);
+  serve([row(3), row(2), row(1)]);
+  inbox.readAll();
+  await settle();
+  assert.deepEqual([posts, counts()], [[["/notifications/read-all/", "before=3"]], [0, 0]]);
+});
+
+test("all read without a line, and nothing known: not done, and said", async () => {
+  const rejected = [];
+  inbox.addEventListener("rejected", ({ detail }) => rejected.push(detail.status));
+  tab.page = () => Promise.reject(new TypeError("network"));
+  inbox.readAll();
+  await settle();
+  assert.deepEqual([posts, rejected, inbox.pending, counts()], [[], [0], 0, [3, 2]]);
+});
+
 test("seen is said once", async () => {
   inbox.see();
   inbox.see();
@@ -395,6 +421,7 @@ test("asks for the view, and follows next as it is", async () => {
 });
 
 test("each request says for whom the page was made, where it knows", async () => {
+  serve([row(1)]);
   await inbox.load();
   inbox.act("read", [1]);
   inbox.readAll();

@@ -33,8 +33,11 @@ export class Inbox extends EventTarget {
   }): Promise<{ ids: number[]; next: string | null }>;
   /** Do something to some notifications: here at once, there when possible. */
   act(action: Action, ids: number[]): void;
-  /** Mark all read, those included that this page never loaded. */
-  readAll(): void;
+  /**
+   * Mark all read that the person knows of, those included that this page never loaded: up to `newest`, an id, or to the
+   * newest that came or was loaded. Where there is none the inbox is loaded first; without a line that is `rejected`.
+   */
+  readAll(newest?: number): void;
   /** The person has looked: nothing is new any more, though it may be unread. */
   see(): void;
   close(): void;

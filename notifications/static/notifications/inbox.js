@@ -37,6 +37,7 @@ export class Inbox extends EventTarget {
   #backoff;
   #timer = null;
   #expiry = null;
+  #newest = 0; // the highest id that the person knows of
   #over = new AbortController();
 
   constructor(client, options, env = pagePlatform()) {
@@ -114,22 +115,25 @@ export class Inbox extends EventTarget {
     });
   }
 
-  readAll() {
-    this.#all("read-all/", { read: true, seen: true }, { unread: 0, unseen: 0 });
+  readAll(newest = 0) {
+    this.#newest = Math.max(this.#newest, newest);
+    const effect = { read: true, seen: true };
+    // "All" is what the person knows of, also when this is sent an hour later, from a train that left the tunnel.
+    if (this.#newest) return this.#all("read-all/", effect, { unread: 0, unseen: 0 }, { before: this.#newest });
+    // A page that has loaded nothing has to look first, or an hour later it would read what nobody has seen.
+    const refused = { detail: { all: effect, ids: [], status: 0 } };
+    this.load().then(() => this.#newest && this.readAll(), () => this.dispatchEvent(new CustomEvent("rejected", refused)));
   }
 
   see() {
     if (this.unseen !== 0) this.#all("seen/", { seen: true }, { unseen: 0 });
   }
 
-  #all(path, effect, counts) {
+  #all(path, effect, counts, body = {}) {
     const old = { unread: this.unread, unseen: this.unseen };
     const before = new Map([...this.items].map(([id, item]) => [id, { ...item }]));
     this.#change([...this.items.keys()], effect);
     this.#count(counts);
-    // "All" is what the person knows of, also when this is sent an hour later, from a train that left the tunnel.
-    const newest = Math.max(0, ...before.keys());
-    const body = newest && effect.read ? { before: newest } : {};
     this.#send({ path, body, all: effect, ids: [] }, effect, before, () => {
       for (const [id, { read, seen }] of before) this.#change([id], { read, seen });
       this.#count(old);
@@ -199,6 +203,7 @@ export class Inbox extends EventTarget {
     this.#remove(this.#replaced(data));
     // A replay brings it all the same; what it replaced stays away.
     if (over(data, this.#env.now())) return;
+    this.#newest = Math.max(this.#newest, data.id);
     this.items.set(data.id, { ...data, read: false, seen: false, archived: false });
     this.#count({ unread: plus(this.unread, 1), unseen: plus(this.unseen, 1) });
     this.#changed({ added: [data.id] });
@@ -270,6 +275,7 @@ export class Inbox extends EventTarget {
     const listed = new Set(results.map(({ id }) => id));
     for (const item of results) this.items.set(item.id, { ...this.items.get(item.id), ...item });
     this.kinds = answer.kinds ?? this.kinds;
+    if (newest) this.#newest = Math.max(this.#newest, ...listed);
     this.#expire();
     let { unread, unseen } = answer;
     const redo = ({ all, action, ids }) =>

@@ -24,7 +24,8 @@ export class NotificationInbox extends NotificationElement {
     });
     on(this.$("read-all"), "submit", (event) => {
       event.preventDefault();
-      this.inbox.readAll();
+      // Newer ones than this page shows are meant, too: as many as it counts.
+      this.inbox.readAll(Number(event.target.elements.before?.value) || 0);
       list.rest(); // there is nothing to mark any more, and the button goes
     });
     on(this.#filter, "change", ({ target }) => target.form.requestSubmit());

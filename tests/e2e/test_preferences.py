@@ -113,6 +113,18 @@ async def test_transport_of_the_person_carries_the_page(alice: BrowserContext) -
     )
 
 
+async def test_open_page_follows_the_transport_unless_its_own_is_fixed(alice: BrowserContext) -> None:
+    using = "() => document.querySelector('notification-bell').client.state.transport"
+    page, other, fixed = [await open_page(alice, path) for path in (PAGE, "/orders/", "/orders/")]
+    await fixed.evaluate("document.querySelector('notification-bell').setAttribute('fixed-transport', '')")
+    for choice, carrier in (("polling", "polling"), ("auto", "sse")):
+        await page.locator(f"main [name=transport][value={choice}]").check()
+        await save(page)
+        await other.wait_for_function(f"({using})() === '{carrier}'")
+        assert await fixed.evaluate(using) == "sse"
+        await other.reload()  # now the page is rendered with the choice
+
+
 async def test_what_the_bell_was_told_in_this_browser_gives_way_to_the_page(alice: BrowserContext) -> None:
     page = await open_page(alice, PAGE)
     stored = "() => Object.keys(localStorage).filter((key) => key.startsWith('notifications.preferences')).length"

@@ -13,7 +13,6 @@ export class NotificationBell extends NotificationElement {
   #preferences;
   #return = false; // whether the focus goes back to the button
   #recounting = false;
-  #transport = "auto";
 
   start(signal) {
     const [panel, button] = [this.$("popover"), this.$("button")];
@@ -46,7 +45,7 @@ export class NotificationBell extends NotificationElement {
       this.#preferences.follow(detail);
       this.#prefer();
       // A page that was told to use one transport keeps to it.
-      if (this.getAttribute("transport") === "auto" && this.#transport !== detail.transport) this.client.use((this.#transport = detail.transport));
+      if (!this.hasAttribute("fixed-transport")) this.setAttribute("transport", detail.transport);
     });
     for (const box of this.root.querySelectorAll("[data-preference]")) {
       on(box, "change", async () => {

@@ -137,6 +137,29 @@ async def test_axe_looks_into_the_elements(alice: BrowserContext) -> None:
     assert found.generate_snapshot() == "button-name (critical) : 1"
 
 
+async def test_what_comes_is_read_aloud_once_with_a_bell_or_without(alice: BrowserContext, worker: Worker) -> None:
+    tags = "{% notification_toasts %}{% notification_banner 'shop.notice' %}"
+    html = f"<!doctype html><html lang=en>{worker.run(RENDER, language='en', tags=tags)}"
+    await alice.route("**/plain/", lambda route: route.fulfill(content_type="text/html", body=html))
+    page = await alice.new_page()
+    await page.goto("/plain/")
+    await page.wait_for_function("document.querySelector('notification-toasts')?.client?.readyState === 1")
+    toasts, banner = [page.locator(f"notification-{name} [data-say]") for name in ("toasts", "banner")]
+    worker.run(NOTIFY, rows=[["test", "info"], ["shop.notice", "info"]])
+    await expect(toasts).to_have_text("info test")
+    await expect(banner).to_have_text("info shop.notice")
+    worker.run(NOTIFY, rows=[["test", "info"], ["test", "info"]])
+    await expect(toasts).to_have_text("2 new notifications")
+    await expect(banner).to_have_text("info shop.notice")
+
+    await page.close()
+    page = await open_page(alice)
+    worker.run(NOTIFY, rows=[["test", "info"], ["shop.notice", "info"]])
+    toasts, banner, bell = [page.locator(f"notification-{name} [data-say]") for name in ("toasts", "banner", "bell")]
+    await expect(bell).to_have_text("2 new notifications")
+    assert await toasts.text_content() == await banner.text_content() == ""
+
+
 #: What has the focus, by its accessible name or what comes near it.
 FOCUSED = """() => {
     let element = document.activeElement;

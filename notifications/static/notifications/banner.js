@@ -12,7 +12,10 @@ export class NotificationBanner extends NotificationElement {
 
   start(signal) {
     const on = (target, type, fn) => target?.addEventListener(type, fn, { signal });
-    this.hear(({ id }) => this.#consider(this.inbox.items.get(id)), signal);
+    this.hear(({ id }) => {
+      this.#consider(this.inbox.items.get(id));
+      if (this.#shown.has(id)) this.announce(this.inbox.items.get(id));
+    }, signal);
     on(this.inbox, "change", ({ detail }) => {
       for (const id of detail.removed) this.#hide(id);
       for (const id of detail.changed) this.#consider(this.inbox.items.get(id));

@@ -4,12 +4,8 @@ import { NotificationElement } from "./element.js";
 import { List } from "./list.js";
 import { capped, plural } from "./rows.js";
 
-const SAY_MS = 1000;
-
 export class NotificationBell extends NotificationElement {
   #list;
-  #heard = [];
-  #saying;
   #preferences;
   #return = false; // whether the focus goes back to the button
   #recounting = false;
@@ -22,7 +18,7 @@ export class NotificationBell extends NotificationElement {
     on(this.inbox, "reset", () => this.#recount(true));
     on(document, "visibilitychange", () => this.#recount(this.#recounting));
     // In the open panel the list shows it.
-    on(this.inbox, "rejected", () => this.open || this.#say(this.$("rejected").textContent));
+    on(this.inbox, "rejected", () => this.open || (this.$("say").textContent = this.$("rejected").textContent));
     on(this.$("read-all"), "click", () => this.inbox.unread && this.inbox.readAll());
     on(this.client, "state", () => this.#connection());
     this.hear((item) => this.#arrived(item), signal);
@@ -60,7 +56,6 @@ export class NotificationBell extends NotificationElement {
   }
 
   stop() {
-    clearTimeout(this.#saying);
     showCount(0, this.getAttribute("favicon"));
   }
 
@@ -105,15 +100,7 @@ export class NotificationBell extends NotificationElement {
   #arrived(detail) {
     if (this.open && document.visibilityState === "visible") this.inbox.see();
     this.#alert(detail);
-    // Read aloud once, in the tab the person is in, however many come at a time.
-    if (!this.spotlight.on) return;
-    this.#heard.push(detail.title);
-    if (this.#heard.length > 1) return;
-    this.#saying = setTimeout(() => {
-      const status = this.$("say");
-      const heard = this.#heard.splice(0);
-      this.#say(heard.length === 1 ? heard[0] : plural(status, heard.length));
-    }, SAY_MS);
+    this.announce(detail);
   }
 
   async #alert(item) {
@@ -122,10 +109,6 @@ export class NotificationBell extends NotificationElement {
     // In the tab that is looked at; if there is none, in the one that holds the connection.
     const elsewhere = !this.spotlight.on && this.client.state.leading && (await this.spotlight.free());
     if (this.spotlight.on || elsewhere) alertPerson(item, wanted, elsewhere, () => this.inbox.act("clicked", [item.id]));
-  }
-
-  #say(text) {
-    this.$("say").textContent = text;
   }
 
   #count() {

@@ -1,7 +1,10 @@
 /** What the elements have in common: the page's one client and inbox, and a shadow root that Django rendered. */
 import { Inbox } from "./inbox.js";
 import { connect, optionsFrom, pagePlatform } from "./notifications.js";
+import { plural } from "./rows.js";
 import { Spotlight } from "./tabs.js";
+
+const SAY_MS = 1000;
 
 const shared = (globalThis[Symbol.for("notifications.inboxes")] ??= new Map());
 
@@ -41,6 +44,8 @@ export class NotificationElement extends HTMLElement {
   spotlight = null;
   #giveBack = null;
   #leaving = null;
+  #heard = [];
+  #saying;
   #disconnected;
 
   connectedCallback() {
@@ -66,6 +71,7 @@ export class NotificationElement extends HTMLElement {
     // A page that swaps its content may put the element back in the same breath.
     this.#leaving = setTimeout(() => {
       this.#disconnected?.abort();
+      clearTimeout(this.#saying);
       this.stop();
       this.#giveBack?.();
       this.client = this.inbox = this.spotlight = this.#giveBack = null;
@@ -85,6 +91,20 @@ export class NotificationElement extends HTMLElement {
   hear(fn, signal) {
     const arrived = ({ detail }) => this.inbox.items.has(detail.id) && fn(detail);
     this.client.addEventListener("notification", arrived, { signal });
+  }
+
+  /**
+   * Read aloud what came, once: in the tab the person is in, by the bell where the page has one, and however many come
+   * at a time.
+   */
+  announce({ title }) {
+    const status = this.$("say");
+    if (!status || !this.spotlight.on || (document.querySelector("notification-bell") ?? this) !== this) return;
+    if (this.#heard.push(title) > 1) return;
+    this.#saying = setTimeout(() => {
+      const heard = this.#heard.splice(0);
+      status.textContent = heard.length === 1 ? heard[0] : plural(status, heard.length);
+    }, SAY_MS);
   }
 
   /** Find the part of the shadow root marked `data-<name>`. */

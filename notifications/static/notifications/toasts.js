@@ -34,6 +34,7 @@ export class NotificationToasts extends NotificationElement {
 
   #arrived(item) {
     if (this.muted || !this.spotlight.on || this.#inView(item)) return;
+    this.announce(item);
     if (this.#fold || this.#toasts.size >= MOST) return this.#foldIn(item);
     this.#show({ ids: [item.id], content: createRow(this.root, item), text: item.title + (item.body ?? "") }, item.level);
   }

@@ -224,6 +224,20 @@ async def test_empty_inbox_page_gets_its_buttons_with_its_first_rows(alice: Brow
     await page.wait_for_url("**/notifications/preferences/")
 
 
+async def test_rows_of_the_page_are_replaced_and_expire(alice: BrowserContext, worker: Worker) -> None:
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    row, notice = {"title": "Order 9: 30 %", "tag": "9"}, {"kind": "shop.notice", "title": "Late", "tag": "late"}
+    notify(worker, row, notice, {"title": "Closing", "expires_at": soon})
+    page = await open_page(alice, "/notifications/")
+    titles = page.locator("notification-inbox [data-rows] .notification-title")
+    await expect(titles).to_have_text(["Closing", "Late", "Order 9: 30 %"])
+    await page.evaluate("{ const now = Date.now; Date.now = () => now() + 2 * 3_600_000; }")
+    notify(worker, {**row, "title": "Order 9: 60 %"}, {**notice, "title": "Later"})
+    await expect(titles).to_have_text(["Later", "Order 9: 60 %"])
+    await expect(page.locator("notification-banner .notification-title")).to_have_text(["Later"])
+    await expect(page.locator("notification-bell")).to_have_attribute("unread", "2")
+
+
 async def test_all_read_on_an_older_page_reads_the_newer_ones_as_well(alice: BrowserContext, worker: Worker) -> None:
     ids = publish(worker, "row", 3)
     page = await open_page(alice, f"/notifications/?before={ids[1]}")

@@ -32,8 +32,9 @@ export class NotificationBanner extends NotificationElement {
     for (const element of this.root.querySelectorAll("[data-banner]")) {
       const id = Number(element.dataset.banner);
       const { kind, level, expires: expires_at } = element.dataset;
+      const { topic, tag } = element.querySelector("[data-id]")?.dataset ?? {};
       this.#shown.set(id, element);
-      this.inbox.adopt([{ id, kind, level, expires_at, read: false, seen: true, archived: false }]);
+      this.inbox.adopt([{ id, kind, level, topic, tag, expires_at, read: false, seen: true, archived: false }]);
     }
   }
 

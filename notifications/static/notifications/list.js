@@ -63,9 +63,10 @@ export class List {
     this.#stale = false;
     const items = [];
     for (const row of this.#rowsElement.querySelectorAll("[data-id]")) {
-      const { id, kind, level, read, archived } = row.dataset;
+      const { id, kind, level, topic, tag, expires: expires_at, read, archived } = row.dataset;
+      const state = { read: read !== undefined, archived: archived !== undefined, seen: true };
       this.#rows.set(Number(id), row);
-      items.push({ id: Number(id), kind, level, read: read !== undefined, archived: archived !== undefined, seen: true });
+      items.push({ id: Number(id), kind, level, topic, tag, expires_at, ...state });
       // Without a script a form follows the link, to note that it was followed; a link can be opened in a new tab.
       const button = row.querySelector("button[data-href]");
       if (!button) continue;

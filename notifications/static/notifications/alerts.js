@@ -1,8 +1,6 @@
 /**
- * What reaches a person whose eyes are elsewhere: the title, the icon and the app's badge; and, for those who asked for
- * it, a sound and the system's own notifications.
- *
- * What a person chose at the bell is kept by the browser, since it is a matter of the device: no sound at work.
+ * What reaches a person whose eyes are elsewhere: title, icon and the app's badge; for those who asked for it, a sound
+ * and the system's own notifications. What was chosen at the bell is this device's: no sound at work.
  */
 import { capped, safeURL } from "./rows.js";
 
@@ -17,7 +15,7 @@ export function showCount(unseen, favicon) {
   if (!favicon) return;
   const mine = document.querySelector("link[data-notifications]");
   const others = document.querySelectorAll('link[rel~="icon"]:not([data-notifications])');
-  // Browsers take the last icon that is one, so the site's own are put aside and back.
+  // Browsers take the last icon: the site's own are put aside and back.
   if (unseen && !mine) {
     const link = Object.assign(document.createElement("link"), { rel: "icon", href: favicon });
     link.dataset.notifications = "";
@@ -74,7 +72,7 @@ export class Preferences {
 
 let audio = null;
 
-/** Two soft tones, made here: a sound file would be one more thing to load and to license. */
+/** Two soft tones: a sound file would be one more thing to load and to license. */
 function beep() {
   try {
     audio ??= new AudioContext();
@@ -96,13 +94,13 @@ function beep() {
   }
 }
 
-/** Tell of a notification by sound or system, in one tab. `elsewhere` says that no tab of this site is looked at. */
+/** Tell of a notification by sound or system; `elsewhere`: no tab of this site is looked at. */
 export function alertPerson(item, { sound, system }, elsewhere, onclick) {
   if (sound) beep();
   if (!system || !elsewhere || globalThis.Notification?.permission !== "granted") return;
   try {
     const { title, body, tag, id } = item;
-    // A tag replaces the older one, as in the inbox; without one each stands for itself.
+    // A tag replaces the older one, as in the inbox.
     const shown = new Notification(title, { body, tag: tag || `notification-${id}`, lang: document.documentElement.lang });
     shown.onclick = () => {
       window.focus();

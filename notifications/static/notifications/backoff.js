@@ -1,7 +1,6 @@
 /**
- * How long to wait before the next attempt: full jitter below a ceiling that doubles.
- *
- * Without the jitter, all browsers of a site come back in the same instant after a restart, and do so again each time.
+ * How long to wait before the next attempt: full jitter below a ceiling that doubles. Without the jitter all browsers
+ * would come back in the same instant, each time.
  */
 export class Backoff {
   constructor({ base = 1000, cap = 30_000, random = Math.random } = {}) {

@@ -1,8 +1,6 @@
 /**
- * `<notification-banner>`: announcements across the page, from when they come until they are dismissed or over.
- *
- * Shows unread notifications of its `kinds` (space separated). To dismiss one is to read it, so that it stays away, on
- * the person's other devices as well.
+ * `<notification-banner>`: unread notifications of its `kinds` across the page, until they are dismissed (that is read,
+ * so that they stay away everywhere) or over.
  */
 import { NotificationElement } from "./element.js";
 import { createRow } from "./rows.js";

@@ -29,7 +29,7 @@ export class NotificationBell extends NotificationElement {
     } else {
       on(button, "click", () => location.assign(this.getAttribute("inbox-url")));
     }
-    // Tab leaves the panel at its end as it would leave any part of the page: by closing it behind.
+    // Tab leaves the panel at its end by closing it behind.
     on(panel, "focusout", ({ relatedTarget }) => relatedTarget && !this.contains(relatedTarget) && this.#leave(relatedTarget));
     on(this.$("settings"), "click", ({ currentTarget }) => {
       const shown = this.$("preferences").toggleAttribute("hidden");
@@ -59,7 +59,7 @@ export class NotificationBell extends NotificationElement {
     showCount(0, this.getAttribute("favicon"));
   }
 
-  /** Events were missed: ask for the counts, in a tab that is looked at; the others do so when they are. */
+  /** Events were missed: ask for the counts, as soon as this tab is looked at. */
   #recount(due) {
     this.#recounting = due && document.visibilityState === "hidden";
     if (due && !this.#recounting && !this.open) this.inbox.load().catch(() => (this.#recounting = true));

@@ -1,8 +1,4 @@
-/**
- * One connection kept alive: which transport, when to try again, when to give up.
- *
- * Knows nothing of tabs, documents or notifications; all it needs of the platform comes in as `env`.
- */
+/** One connection kept alive: which transport, when to try again, when to give up. Knows nothing of tabs or documents. */
 import { Backoff } from "./backoff.js";
 import * as transports from "./transports.js";
 
@@ -61,10 +57,7 @@ export class Connection {
   #dialled = -Infinity;
   #state = { readyState: CLOSED, transport: null, since: null, lastEvent: null, latency: null };
 
-  /**
-   * @param config `urls` by transport, `order` of transports to try, `cursor`, `headers`, `memory` (storage key)
-   * @param port `event(type, cursor, data)` and `state(snapshot)`
-   */
+  /** `memory` of `config` is a storage key; `port` has `event(type, cursor, data)` and `state(snapshot)`. */
   constructor(config, port, env = platform()) {
     this.#config = config;
     this.#env = env;
@@ -188,7 +181,7 @@ export class Connection {
     if (first) this.#ready(attempt, data, now);
     if (!attempt.ready) return;
     this.#watch();
-    // Polling says `ready` in each answer; to everybody else it is said once for each connection.
+    // Polling says `ready` in each answer; others hear it once for each connection.
     if (type !== "ready" || first) this.#port.event(type, cursor, data);
   }
 
@@ -240,7 +233,7 @@ export class Connection {
       return this.#scheduleReturn();
     }
     this.drop();
-    // Once more if it was open: a new password, say, gave the same person another session.
+    // Once more if it was open: a new password gives the same person another session.
     if (final && !(attempt.ready && (final === "revoked" || final === "unauthorized"))) return this.stop(final);
     const [index, fallback] = this.#next(attempt, info);
     if (attempt.ready && this.#env.now() - attempt.since >= STEADY_MS) this.#backoff.reset();
@@ -266,14 +259,14 @@ export class Connection {
     const further = index + 1 < this.#order.length;
     const because = `${this.#order[index]}: ${reason}`;
     if (attempt.ready) {
-      // Opened well, then went dead, twice running: a proxy that lets the beginning through and holds the rest.
+      // Twice it opened well and went dead: a proxy that holds back all but the beginning.
       this.#stale = reason === "stale" ? this.#stale + 1 : 0;
       if (this.#stale < 2 || !further) return [index, null];
       this.#stale = 0;
       return [index + 1, because];
     }
     if (WAY_BLOCKED.has(reason) && further) return [index + 1, because];
-    // The server or the line is down. A refused socket looks the same, so begin again with what worked.
+    // The server or the line is down, or a socket refused: begin again with what worked.
     return [this.#proven ?? 0, null];
   }
 
@@ -288,7 +281,7 @@ export class Connection {
     this.#returning = this.#env.setTimeout(() => this.#tryBetter(0), wait);
   }
 
-  /** Open a better way beside the one in use, which is closed only when the other one is ready: no gap, no loss. */
+  /** Open a better way beside the one in use, which is closed when the other one is ready. */
   #tryBetter(index) {
     if (this.#trial || this.#state.readyState !== OPEN || index >= this.#index) return;
     this.#trial = this.#open(index);

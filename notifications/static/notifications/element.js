@@ -1,4 +1,4 @@
-/** What the elements have in common: the page's one client and inbox, and a shadow root that Django rendered. */
+/** What the elements have in common: client and inbox of the page, a shadow root that Django rendered. */
 import { Inbox } from "./inbox.js";
 import { connect, optionsFrom, pagePlatform } from "./notifications.js";
 import { plural } from "./rows.js";
@@ -8,7 +8,7 @@ const SAY_MS = 1000;
 
 const shared = (globalThis[Symbol.for("notifications.inboxes")] ??= new Map());
 
-/** Lend the client, inbox and spotlight of this person on this page; the last one to give them back closes them. */
+/** Lend the client, inbox and spotlight of this person; the last to give them back closes them. */
 function borrow(options) {
   const key = `${options.user} ${options.inboxURL}`;
   let entry = shared.get(key);
@@ -87,16 +87,13 @@ export class NotificationElement extends HTMLElement {
 
   stop() {}
 
-  /** Call `fn` with each notification that comes, but for those that are over by then, as after a night's sleep. */
+  /** Call `fn` with each notification that comes and is not over by then, as after a night's sleep. */
   hear(fn, signal) {
     const arrived = ({ detail }) => this.inbox.items.has(detail.id) && fn(detail);
     this.client.addEventListener("notification", arrived, { signal });
   }
 
-  /**
-   * Read aloud what came, once: in the tab the person is in, by the bell where the page has one, and however many come
-   * at a time.
-   */
+  /** Read aloud what came, once: in the tab the person is in, by the bell if there is one, however many come at a time. */
   announce({ title }) {
     const status = this.$("say");
     if (!status || !this.spotlight.on || (document.querySelector("notification-bell") ?? this) !== this) return;

@@ -1,7 +1,4 @@
-/**
- * What a page knows of a person's inbox: the notifications loaded so far, the counts, and what the person did that the
- * server has not heard of yet.
- */
+/** What a page knows of a person's inbox: what was loaded, the counts, and what the server has not been told yet. */
 import { Backoff } from "./backoff.js";
 import { pagePlatform } from "./notifications.js";
 
@@ -118,9 +115,9 @@ export class Inbox extends EventTarget {
   readAll(newest = 0) {
     this.#newest = Math.max(this.#newest, newest);
     const effect = { read: true, seen: true };
-    // "All" is what the person knows of, also when this is sent an hour later, from a train that left the tunnel.
+    // "All" is what the person knows of, also when this is sent an hour later, after a tunnel.
     if (this.#newest) return this.#all("read-all/", effect, { unread: 0, unseen: 0 }, { before: this.#newest });
-    // A page that has loaded nothing has to look first, or an hour later it would read what nobody has seen.
+    // Else it would read then what nobody has seen.
     const refused = { detail: { all: effect, ids: [], status: 0 } };
     this.load().then(() => this.#newest && this.readAll(), () => this.dispatchEvent(new CustomEvent("rejected", refused)));
   }
@@ -150,8 +147,8 @@ export class Inbox extends EventTarget {
   }
 
   /**
-   * Of an event, the ids of which it tells what the person did and has since undone: a row that was archived and taken
-   * back must not go once more when the stream comes to tell of the first. Null if it says the last word on all.
+   * The ids of which an event tells what the person has since undone: a row that was archived and taken back must not go
+   * once more. Null if it says the last word on all.
    */
   #outdated(type, data) {
     if (type !== "read" && type !== "archived") return null;
@@ -235,7 +232,7 @@ export class Inbox extends EventTarget {
   }
 
   #ready({ unread }) {
-    this.#expire(); // timers stand still while the machine sleeps, and a connection rarely outlives that
+    this.#expire(); // timers stand still while the machine sleeps
     if (this.unread === null && typeof unread === "number") this.#count({ unread, unseen: this.unseen ?? unread });
     this.#flush();
   }
@@ -352,7 +349,7 @@ export class Inbox extends EventTarget {
       const body = new URLSearchParams();
       for (const [name, value] of Object.entries(entry.body)) for (const one of [value].flat()) body.append(name, one);
       let response = await this.#post(entry.path, body);
-      // Who logs in, in another tab, gets another token; this page still has the one it was rendered with.
+      // Who logs in, in another tab, gets another token than this page has.
       const token = response.status === 403 && cookie(this.#env);
       if (token && token !== this.#csrf) {
         this.#csrf = token;
@@ -388,7 +385,7 @@ const plus = (count, change) => {
 
 const cookie = ({ document }) => /(?:^|; )(?:__\w+-)?csrftoken=([^;]+)/.exec(document?.cookie ?? "")?.[1];
 
-/** Entries in order, kept in the browser's storage so that they outlive the tab; in memory where there is none. */
+/** Entries in order, kept in the browser's storage, so that they outlive the tab, or else in memory. */
 class Outbox {
   #memory = [];
   #storage;

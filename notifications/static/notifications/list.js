@@ -67,7 +67,7 @@ export class List {
       const state = { read: read !== undefined, archived: archived !== undefined, seen: true };
       this.#rows.set(Number(id), row);
       items.push({ id: Number(id), kind, level, topic, tag, expires_at, ...state });
-      // Without a script a form follows the link, to note that it was followed; a link can be opened in a new tab.
+      // Without a script a form notes that the link was followed; a link can be opened in a new tab.
       const button = row.querySelector("button[data-href]");
       if (!button) continue;
       const link = document.createElement("a");
@@ -151,7 +151,7 @@ export class List {
 
   #arrive(id) {
     if (!this.live || !this.#fits(this.#inbox.items.get(id))) return;
-    // A list that jumps while one reads it makes one click on the wrong thing.
+    // Where a list jumps one clicks on the wrong thing.
     const reading = this.#active() && (this.#scroller?.scrollTop > 8 || this.#rowsElement.matches(":focus-within, :hover"));
     if (reading && this.#part("pill")) this.#held.add(id);
     else this.#insert(id);
@@ -260,7 +260,7 @@ export class List {
     const button = event.target.closest("[data-action]");
     if (button) {
       event.preventDefault();
-      // The second of a double click is not meant for the row that has moved up, or the button that has changed.
+      // The second of a double click is not meant for the row that has moved up, or the changed button.
       if (event.detail < 2) this.act(button.dataset.action, [id]);
     } else if (event.target.closest("a[data-link][href]")) {
       this.#inbox.act("clicked", [id]);

@@ -1,10 +1,10 @@
-/** What the page of preferences can do where there are scripts: ask for permission, and keep up with other tabs. */
+/** The page of preferences: ask for permission, and keep up with other tabs. */
 
 const form = document.querySelector("form[data-choices]");
 const { system } = form.elements;
 const refused = document.querySelector("[data-refused] span");
 
-/** Say so if this browser will not do what is ticked, which other devices of the person's may. */
+/** Say so if this browser will not do what is ticked, which other devices may. */
 function showRefusal(allowed = globalThis.Notification && Notification.permission !== "denied") {
   refused.hidden = !system.checked || allowed;
 }
@@ -16,7 +16,7 @@ system.addEventListener("change", async () => {
 });
 showRefusal();
 
-// What this browser was told at the bell gives way to what is chosen here, or it would seem to have no effect.
+// What was chosen at the bell gives way, or this would seem to have no effect.
 form.addEventListener("submit", () => {
   const { user } = document.querySelector("[stream-url]")?.attributes ?? {};
   try {

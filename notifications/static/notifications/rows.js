@@ -1,8 +1,6 @@
 /**
- * A notification as a row: a clone of the template that Django rendered, filled in as text.
- *
- * A template says with `data-field` what goes where, `data-field="data.order"` for what the site put in `data`, and
- * with `data-link` which element leads to the notification's address.
+ * A notification as a row: a clone of the template that Django rendered, filled in as text: `data-field` says what goes
+ * where (`data.order` is of the site's `data`), `data-link` what leads to its address.
  */
 const FIELD = "[data-field]";
 
@@ -74,10 +72,8 @@ export function refreshTimes(root) {
 }
 
 /**
- * Return the sentence for a number, of those in an element's `data-forms`.
- *
- * Django knows the translations and the browser the plural rules: the server writes the sentence for a few sample
- * numbers, and the one whose sample falls under the same rule as `n` is taken.
+ * Return the sentence for a number, of those that Django wrote into `data-forms` for sample numbers: the one whose sample
+ * falls under the same of the browser's plural rules.
  */
 export function plural(element, n, more = n) {
   const rules = new Intl.PluralRules(language());

@@ -1,6 +1,6 @@
 /**
- * All that a page knows of one person's events: where it stands in each topic, and where events come from, be it a
- * connection of its own or another tab's. Shared by all clients of the page; there is one for each person and server.
+ * Where a page stands in one person's events, and where it has them from: a connection of its own or another tab's.
+ * There is one for each person and server, for all clients of the page.
  */
 import { CLOSED, CONNECTING, Connection } from "./connection.js";
 import { Tabs, canShare } from "./tabs.js";
@@ -171,7 +171,7 @@ export class Session {
 
   // ---- following another tab -----------------------------------------------------------------------------------
 
-  /** Ask the leader for what came since this tab's cursor; meanwhile hold back what it passes on. */
+  /** Ask the leader for what came since this tab's cursor; hold back what it passes on. */
   #hello() {
     this.#held = [];
     this.#env.clearTimeout(this.#welcome);
@@ -259,7 +259,7 @@ export class Session {
     on(window, "online", () => this.#connection?.wake(true));
     on(window, "offline", () => this.#connection?.lost());
     on(document, "visibilitychange", () => this.#seen());
-    // A page put by for the back button, or frozen, must not keep others from the connection.
+    // A page put by, or frozen, must not keep others from the connection.
     on(window, "pagehide", () => this.#leave());
     on(document, "freeze", () => this.#leave());
     on(window, "pageshow", ({ persisted }) => persisted && this.#enter());

@@ -13,7 +13,7 @@ export class SSEParser {
     this.#id = id;
   }
 
-  /** Take the next bytes of the stream. What is left unfinished at its end is dropped, as the standard says. */
+  /** Take the next bytes; what is unfinished at the end is dropped, as the standard says. */
   push(bytes) {
     const text = this.#decoder.decode(bytes, { stream: true });
     let start = this.#afterCR && text[0] === "\n" ? 1 : 0;

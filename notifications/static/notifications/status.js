@@ -1,4 +1,4 @@
-/** `<notification-status>`: how this page is connected, for a person or for those who help one. */
+/** `<notification-status>`: how this page is connected. */
 import { NotificationElement } from "./element.js";
 import { ago } from "./rows.js";
 

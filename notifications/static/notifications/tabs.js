@@ -1,9 +1,8 @@
 /**
  * What the tabs of one browser settle among themselves: who holds the connection, and who shows the toasts.
  *
- * Web Locks elect: the browser gives the lock to the next tab when its holder closes or crashes, so nobody has to count
- * the living. A holder that hangs or was frozen with the lock in its hand does not answer a ping; then the lock is taken
- * from it. A BroadcastChannel carries what the holder hears to the others.
+ * The browser gives the lock to the next tab when its holder closes or crashes. From one that hangs, and answers no ping,
+ * it is taken.
  */
 const PING_MS = 2000;
 const ANSWER_MS = 1500;
@@ -60,7 +59,7 @@ export class Tabs {
     this.#channel.postMessage({ ...message, from: this.id });
   }
 
-  /** Keep an eye on the leader, from tabs in the line that a person looks at; others are throttled, and in no hurry. */
+  /** Keep an eye on the leader, from tabs in the line that are looked at; others are throttled, and in no hurry. */
   watch(on) {
     const env = this.#env;
     env.clearTimeout(this.#ping);
@@ -145,7 +144,7 @@ export class Spotlight {
   async free() {
     const { document, locks } = this.#env;
     if (!locks) return document.visibilityState === "hidden";
-    // Shared, or of several who ask at a time all but one would take the other for somebody who looks.
+    // Shared, or those who ask at a time would take each other for somebody who looks.
     return locks.request(this.#name, { ifAvailable: true, mode: "shared" }, (lock) => lock !== null);
   }
 

@@ -1,4 +1,4 @@
-/** `<notification-toasts>`: what just came, for a moment, in the one tab that the person is looking at. */
+/** `<notification-toasts>`: what just came, for a moment, in the tab that is looked at. */
 import { NotificationElement } from "./element.js";
 import { createRow, plural } from "./rows.js";
 
@@ -39,7 +39,7 @@ export class NotificationToasts extends NotificationElement {
     this.#show({ ids: [item.id], content: createRow(this.root, item), text: item.title + (item.body ?? "") }, item.level);
   }
 
-  /** Nobody needs to be told of what is before their eyes: in a banner, in the open panel or inbox, or the page itself. */
+  /** Whether it is before the person's eyes: in a banner, in the open panel or inbox, or as the page itself. */
   #inView({ url, kind }) {
     const banners = [...document.querySelectorAll("notification-banner")];
     if (banners.some((banner) => banner.kinds?.includes(kind))) return true;
@@ -73,7 +73,7 @@ export class NotificationToasts extends NotificationElement {
     return toast;
   }
 
-  /** Let time run for the toasts, unless somebody is reading or reaching for them, or can not see them. */
+  /** Let time run for the toasts, unless somebody reads or reaches for them, or can not see them. */
   #pace() {
     const halted = document.visibilityState === "hidden" || this.$("stack").matches(":hover, :focus-within");
     for (const toast of this.#toasts) {

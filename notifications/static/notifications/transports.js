@@ -1,4 +1,4 @@
-/** The ways an event can come in; what they are given and say is in transports.d.ts. */
+/** The ways an event can come in; see transports.d.ts. */
 import { SSEParser } from "./sse-parser.js";
 import { retryAfter } from "./backoff.js";
 
@@ -83,8 +83,8 @@ export function eventSource(config, port) {
   for (const type of [...TYPES, ...(config.types ?? [])]) listen(type);
   source.addEventListener("error", async (event) => {
     if (event.data !== undefined) return;
-    // The browser would reconnect by itself, but only sometimes (never after a status other than 200) and without
-    // jitter, so it never gets to. It hides the status: only a request of our own can tell "log in" from "try later".
+    // The browser would reconnect without jitter, and hides the status: only a request of our own can tell "log in" from
+    // "try later".
     source.close();
     if (heard) return port.end({ reason: "closed" });
     try {
@@ -104,7 +104,7 @@ export function eventSource(config, port) {
   };
 }
 
-/** A WebSocket; acknowledges what it got, so that the server knows a slow reader from a fast one. */
+/** A WebSocket; acknowledges what it got, so that the server knows a slow reader. */
 export function websocket(config, port) {
   const { env } = config;
   const url = address(config);

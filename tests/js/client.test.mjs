@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 import { NotificationClient } from "../../notifications/static/notifications/notifications.js";
+import { Spotlight } from "../../notifications/static/notifications/tabs.js";
 import { FakeClock, URLS, fakeBrowser, fakeTab, json, note, ready, settle } from "./fakes.mjs";
 
 let clock, browser;
@@ -40,6 +41,9 @@ const accept = async (tab) => {
 };
 const notes = (tab) => tab.heard.filter(({ type }) => type === "notification").map(({ data }) => data.seq);
 const noted = (seq) => ({ type: "notification", cursor: `c${seq}`, data: note(seq) });
+const denied = async () => {
+  throw new DOMException("denied", "SecurityError");
+};
 const connections = (...tabs) => tabs.map((tab) => tab.attempts.filter(({ closed }) => !closed).length);
 
 test("a tab that catches up says for whom it was made", async () => {
@@ -49,6 +53,39 @@ test("a tab that catches up says for whom it was made", async () => {
   const other = await open({ cursor: "long ago" });
   await clock.advance(1000);
   assert.deepEqual(other.requests.map(({ url }) => url.searchParams.get("for")), ["u"]);
+});
+
+test("where locks are denied each tab has its own connection, and asks once", async () => {
+  let asked = 0;
+  browser.locks = { request: () => ((asked += 1), denied()) };
+  const tabs = [await open(), await open()];
+  for (const tab of tabs) await accept(tab);
+  send(tabs[0], "notification", "c1", note(1));
+  await clock.advance(60_000);
+  assert.deepEqual([asked, ...connections(...tabs)], [2, 1, 1]);
+  assert.deepEqual(tabs.map(notes), [[1], []]);
+});
+
+test("where channels are denied each tab has its own connection", async () => {
+  browser.BroadcastChannel = class {
+    constructor() {
+      throw new DOMException("denied", "SecurityError");
+    }
+  };
+  const tabs = [await open(), await open()];
+  for (const tab of tabs) await accept(tab);
+  assert.deepEqual(connections(...tabs), [1, 1]);
+});
+
+test("where locks are denied a tab is looked at while it is visible, and asks once", async () => {
+  const tab = fakeTab(clock, browser);
+  let asked = 0;
+  tab.locks = { request: () => ((asked += 1), denied()) };
+  const spotlight = new Spotlight("spotlight", tab);
+  await settle();
+  assert.deepEqual([asked, spotlight.on], [1, true]);
+  tab.show("hidden");
+  assert.equal(spotlight.on, false);
 });
 
 test("a page whose network goes says so at once, in all tabs", async () => {

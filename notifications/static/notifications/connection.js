@@ -119,7 +119,7 @@ export class Connection {
     this.#port.state(this.state);
   }
 
-  /** End without a word, for an owner that has turned to something else. */
+  /** End without a word. */
   drop() {
     this.#close(this.#attempt);
     this.#close(this.#trial);
@@ -253,7 +253,7 @@ export class Connection {
     this.#timer = this.#env.setTimeout(() => this.#dial(), wait);
   }
 
-  /** Which way to take after `attempt` ended so, and why another one if it is another one. */
+  /** Which way to take after `attempt` ended so, and why another one. */
   #next(attempt, { reason }) {
     const { index } = attempt;
     const further = index + 1 < this.#order.length;

@@ -11,7 +11,7 @@ const EFFECTS = {
   unarchive: { archived: false },
   clicked: { read: true, seen: true },
 };
-/** How long the stream may take to tell what the server has confirmed. */
+/** So long may the stream take to tell what was confirmed. */
 const ECHO_MS = 10_000;
 const counted = (item) => !item.read && !item.archived;
 const over = ({ expires_at }, now) => Date.parse(expires_at) <= now;
@@ -379,7 +379,7 @@ export class Inbox extends EventTarget {
 
 const plus = (count, change) => {
   if (count === null || count === undefined) return null;
-  // From "more than 99" there is no counting down; the server's next word settles it.
+  // From "more than 99" there is no counting down.
   return count >= MANY ? MANY : Math.max(0, Math.min(MANY, count + change));
 };
 

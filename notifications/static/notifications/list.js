@@ -1,4 +1,4 @@
-/** The list of notifications, in the bell's panel and on the inbox page. Parts that are not there are done without. */
+/** The list of notifications, in the bell's panel and on the inbox page. */
 import { createRow, plural, refreshTimes, safeURL, updateRow } from "./rows.js";
 
 const UNDO_MS = 8000;
@@ -20,7 +20,7 @@ export class List {
   #timers = {};
   #active;
 
-  /** `active` says whether a person can see the list now; what is not seen is loaded when it is. */
+  /** `active` says whether a person can see the list now. */
   constructor(root, inbox, { signal, active = () => true }) {
     this.#root = root;
     this.#inbox = inbox;

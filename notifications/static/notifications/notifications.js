@@ -1,4 +1,4 @@
-/** The client of `notifications`: one stream of events, whatever carries it. What it does is in notifications.d.ts. */
+/** The client of `notifications`: one stream of events, whatever carries it; see notifications.d.ts. */
 import { CLOSED, CONNECTING, OPEN, platform } from "./connection.js";
 import { Session } from "./session.js";
 

@@ -51,7 +51,7 @@ const STEPS = [
   ["day", 86_400],
 ];
 
-/** Return how long ago that was, in the document's language: "5 min. ago", or the date after a week. */
+/** Return how long ago that was: "5 min. ago", or the date after a week. */
 export function ago(date, now = Date.now()) {
   const seconds = (date - now) / 1000;
   const size = Math.abs(seconds);

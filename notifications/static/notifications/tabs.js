@@ -7,8 +7,15 @@
 const PING_MS = 2000;
 const ANSWER_MS = 1500;
 
-/** Whether tabs can share here: Web Locks exist in secure contexts only. */
-export const canShare = (env) => Boolean(env.locks && env.BroadcastChannel);
+/** Whether tabs can share here: not in insecure contexts, nor where storage is denied. */
+export function canShare({ locks, BroadcastChannel }) {
+  try {
+    new BroadcastChannel("").close();
+    return Boolean(locks);
+  } catch {
+    return false;
+  }
+}
 
 export class Tabs {
   id = Math.random().toString(36).slice(2);
@@ -93,10 +100,13 @@ export class Tabs {
       this.#port.lead();
       return new Promise((resolve) => (release = resolve));
     });
-    return held.catch(() => {
+    return held.catch(({ name }) => {
       if (over) return; // withdrawn while in the line
       // Somebody took the lock from us, having thought us dead.
-      this.join();
+      if (name === "AbortError") return void this.join();
+      // Locks are denied, as storage is: each tab has its own connection.
+      this.leading = true;
+      this.#port.lead();
     });
   }
 
@@ -172,9 +182,10 @@ export class Spotlight {
       this.on = true;
       return new Promise((resolve) => (free = resolve));
     };
-    const lost = () => {
+    const lost = ({ name }) => {
       if (this.#release !== mine) return;
-      this.on = false;
+      this.on = name !== "AbortError"; // denied: as where there are no locks
+      if (this.on) return;
       this.#release = null;
       // Another window has the focus now; this one is next when that one goes.
       if (document.visibilityState === "visible") this.#update(false);

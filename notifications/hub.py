@@ -300,10 +300,13 @@ class Hub:
     async def _leave_unused(self) -> None:
         now = self.loop.time()
         for state in [s for s in self.topics.values() if not s.users and s.known and now - s.unused_since > LINGER]:
+            if self._leaving.locked():
+                return  # Groups are being joined again; those who wait to join must not wait for that.
+            if state.users:
+                continue
             async with self._leaving:
-                if not state.users:
-                    del self.topics[state.name]
-                    await self.link.leave(state.name)
+                del self.topics[state.name]
+                await self.link.leave(state.name)
 
     async def _join(self, states: Sequence[TopicState]) -> None:
         await self._confirm(states)
@@ -390,7 +393,7 @@ class Hub:
             for start in range(0, len(due), TOGETHER):
                 looked_at = due[start : start + TOGETHER]
                 if not await self._recheck_these(looked_at):
-                    break  # They stay in front.
+                    continue  # They stay in front.
                 for subscription in looked_at:  # To the end of the line, where those begin who come.
                     if self.subscriptions.pop(subscription, None) is not None:
                         self.subscriptions[subscription] = self.loop.time()

@@ -32,7 +32,6 @@ __all__ = [
     "Head",
     "LogEvent",
     "Look",
-    "Sweeper",
     "advanced",
     "append",
     "database",
@@ -261,32 +260,21 @@ def newest_undrained() -> int | None:
     return max(_undrained().values_list("pk", flat=True)[:EVENTS_AT_ONCE], default=None)
 
 
-def sweep(upto: int | None = None) -> int:
+def sweep(upto: int | None = None, *, older_than: timedelta = timedelta()) -> int:
     """Drain what a crash between a commit and its drain left behind; return how many events it numbered.
 
-    :param upto: only topics in which an event with at most this id waits.
+    What was committed a moment ago is about to be numbered by whoever committed it, and to compete for it would help
+    nobody. So a process that looks again and again leaves that alone:
+
+    :param upto: only topics in which an event with at most this id waits, such as :func:`newest_undrained` returned
+        the last time.
+    :param older_than: only topics in which an event of at least this age waits.
     """
     events = _undrained() if upto is None else _undrained().filter(pk__lte=upto)
+    if older_than:
+        events = events.filter(created_at__lte=Now() - older_than)
     names = list(events.values_list("topic", flat=True).distinct()[:TOPICS_AT_ONCE])
     return drain(names) if names else 0
-
-
-class Sweeper:
-    """Sweeps for a process that looks again and again: what waits at two looks is numbered at the second.
-
-    What was committed since the last look is about to be numbered by whoever committed it; to compete for it would
-    help nobody.
-    """
-
-    def __init__(self) -> None:
-        #: The highest id of an event that waited at the last look.
-        self._waited: int | None = None
-
-    def look(self) -> None:
-        """Number what waited at the last look, too."""
-        if self._waited is not None:
-            sweep(self._waited)
-        self._waited = newest_undrained()
 
 
 def _undrained() -> QuerySet[Event]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from datetime import timedelta
 from typing import NamedTuple
 
 from django.contrib.auth.models import AbstractBaseUser
@@ -24,9 +25,10 @@ __all__ = ["Answer", "poll"]
 #: Events of one topic in one answer; the client asks again at once for the rest.
 EVENTS_AT_ONCE = 200
 #: Seconds between looks for what a crash left unnumbered: under WSGI there is no hub to do it.
-SWEEP_INTERVAL = 2.5
+SWEEP_INTERVAL = 5.0
+#: What is younger is about to be numbered by whoever committed it.
+LEFT_BEHIND = timedelta(seconds=5)
 
-_sweeper = log.Sweeper()
 _sweep_lock = threading.Lock()
 _swept_at = 0.0
 
@@ -122,4 +124,4 @@ def _sweep_now_and_then() -> None:
         if time.monotonic() - _swept_at < SWEEP_INTERVAL:
             return
         _swept_at = time.monotonic()
-    _sweeper.look()
+    log.sweep(older_than=LEFT_BEHIND)

@@ -37,7 +37,8 @@ class Reader:
     def __init__(self) -> None:
         self._pool = DatabaseThreads(conf.database_threads)
         self._trim_at = time.monotonic() + 30
-        self._sweeper = log.Sweeper()
+        #: The highest id of an event that waited to be numbered at the last look.
+        self._waited: int | None = None
 
     async def run(self, function: Callable[..., R], *args: Any) -> R:
         """Run a synchronous database function on the pool."""
@@ -75,7 +76,9 @@ class Reader:
         await self.run(self._tidy)
 
     def _tidy(self) -> None:
-        self._sweeper.look()
+        if self._waited is not None:  # What has come since then is being numbered by whoever committed it.
+            log.sweep(self._waited)
+        self._waited = log.newest_undrained()
         publishing.send_due()
         if time.monotonic() >= self._trim_at:
             # Short batches between other work; the next one follows soon while there is more.

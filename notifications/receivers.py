@@ -94,13 +94,13 @@ def connect() -> None:
     user_model = get_user_model()
     uid = "notifications"
     user_logged_out.connect(on_logout, dispatch_uid=uid)
-    # Proxies and children of a model send signals of their own.
+    # Proxies of a model send signals of their own.
     for model in apps.get_models():
-        if issubclass(model, user_model):
+        if model._meta.concrete_model is user_model:
             pre_save.connect(on_user_saving, sender=model, dispatch_uid=uid)
             post_save.connect(on_user_saved, sender=model, dispatch_uid=uid)
             post_delete.connect(on_user_deleted, sender=model, dispatch_uid=uid)
-        elif issubclass(model, Group):
+        elif model._meta.concrete_model is Group:
             pre_delete.connect(on_group_deleting, sender=model, dispatch_uid=uid)
     groups = getattr(user_model, "groups", None)
     if groups is not None:

@@ -116,11 +116,19 @@ async def test_transport_of_the_person_carries_the_page(alice: BrowserContext) -
 async def test_open_page_follows_the_transport_unless_its_own_is_fixed(alice: BrowserContext) -> None:
     using = "() => document.querySelector('notification-bell').client.state.transport"
     page, other, fixed = [await open_page(alice, path) for path in (PAGE, "/orders/", "/orders/")]
-    await fixed.evaluate("document.querySelector('notification-bell').setAttribute('fixed-transport', '')")
-    for choice, carrier in (("polling", "polling"), ("auto", "sse")):
+    await fixed.evaluate(
+        """() => {
+            document.querySelector('notification-bell').setAttribute('fixed-transport', '');
+            window.told = 0;
+            document.addEventListener('notifications:preferences', () => (window.told += 1));
+        }"""
+    )
+    for told, (choice, carrier) in enumerate((("polling", "polling"), ("auto", "sse")), start=1):
         await page.locator(f"main [name=transport][value={choice}]").check()
         await save(page)
         await other.wait_for_function(f"({using})() === '{carrier}'")
+        await fixed.wait_for_function(f"() => window.told === {told}")
+        assert await fixed.locator("notification-bell").get_attribute("transport") == "auto"
         assert await fixed.evaluate(using) == "sse"
         await other.reload()  # now the page is rendered with the choice
 

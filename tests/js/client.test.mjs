@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
-import { NotificationClient } from "../../notifications/static/notifications/notifications.js";
+import { NotificationClient, pagePlatform } from "../../notifications/static/notifications/notifications.js";
 import { Spotlight } from "../../notifications/static/notifications/tabs.js";
 import { FakeClock, URLS, fakeBrowser, fakeTab, json, note, ready, settle } from "./fakes.mjs";
 
@@ -66,15 +66,25 @@ test("where locks are denied each tab has its own connection, and asks once", as
   assert.deepEqual(tabs.map(notes), [[1], []]);
 });
 
-test("where channels are denied each tab has its own connection", async () => {
-  browser.BroadcastChannel = class {
-    constructor() {
-      throw new DOMException("denied", "SecurityError");
+test("where storage is denied no locks are asked for", (t) => {
+  const original = Object.getOwnPropertyDescriptors(globalThis);
+  t.after(() => {
+    for (const name of ["localStorage", "navigator"]) {
+      if (original[name]) Object.defineProperty(globalThis, name, original[name]);
+      else delete globalThis[name];
     }
-  };
-  const tabs = [await open(), await open()];
-  for (const tab of tabs) await accept(tab);
-  assert.deepEqual(connections(...tabs), [1, 1]);
+  });
+  const locks = {};
+  Object.defineProperty(globalThis, "navigator", { configurable: true, value: { locks } });
+  Object.defineProperty(globalThis, "localStorage", { configurable: true, value: {} });
+  assert.equal(pagePlatform().locks, locks);
+  Object.defineProperty(globalThis, "localStorage", {
+    configurable: true,
+    get() {
+      throw new DOMException("denied", "SecurityError");
+    },
+  });
+  assert.ok(!pagePlatform().locks);
 });
 
 test("where locks are denied a tab is looked at while it is visible, and asks once", async () => {

@@ -6,15 +6,19 @@ const WAYS = ["sse", "websocket", "polling"];
 const HIDDEN_AFTER = 900_000;
 
 /** The platform, with what belongs to a page besides. */
-export const pagePlatform = () => ({
-  ...platform(),
-  locks: globalThis.navigator?.locks,
-  BroadcastChannel: globalThis.BroadcastChannel,
-  window: globalThis.window,
-  document: globalThis.document,
-  // By person and server; global, since a page may load this module under two addresses.
-  sessions: (globalThis[Symbol.for("notifications.sessions")] ??= new Map()),
-});
+export function pagePlatform() {
+  const env = platform();
+  return {
+    ...env,
+    // Where storage is denied, so are locks and channels.
+    locks: env.storage && globalThis.navigator?.locks,
+    BroadcastChannel: globalThis.BroadcastChannel,
+    window: globalThis.window,
+    document: globalThis.document,
+    // By person and server; global, since a page may load this module under two addresses.
+    sessions: (globalThis[Symbol.for("notifications.sessions")] ??= new Map()),
+  };
+}
 
 export function optionsFrom(element) {
   const get = (name) => element.getAttribute(name) ?? undefined;

@@ -259,7 +259,7 @@ export class Session {
     on(window, "online", () => this.#connection?.wake(true));
     on(window, "offline", () => this.#connection?.lost());
     on(document, "visibilitychange", () => this.#seen());
-    // A page put by, or frozen, must not keep others from the connection.
+    // A page kept for the back button, or frozen, must not keep others from the connection.
     on(window, "pagehide", () => this.#leave());
     on(document, "freeze", () => this.#leave());
     on(window, "pageshow", ({ persisted }) => persisted && this.#enter());

@@ -8,14 +8,7 @@ const PING_MS = 2000;
 const ANSWER_MS = 1500;
 
 /** Whether tabs can share here: not in insecure contexts, nor where storage is denied. */
-export function canShare({ locks, BroadcastChannel }) {
-  try {
-    new BroadcastChannel("").close();
-    return Boolean(locks);
-  } catch {
-    return false;
-  }
-}
+export const canShare = (env) => Boolean(env.locks && env.BroadcastChannel);
 
 export class Tabs {
   id = Math.random().toString(36).slice(2);
@@ -104,7 +97,7 @@ export class Tabs {
       if (over) return; // withdrawn while in the line
       // Somebody took the lock from us, having thought us dead.
       if (name === "AbortError") return void this.join();
-      // Locks are denied, as storage is: each tab has its own connection.
+      // Locks are denied: each tab has its own connection.
       this.leading = true;
       this.#port.lead();
     });

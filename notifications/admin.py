@@ -156,7 +156,8 @@ class BroadcastAdmin(_BroadcastAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Broadcast | None = None) -> Any:
         audience = (gettext_lazy("For"), {"fields": ("audience", "group", "users")})
         # Without USE_TZ (W015) `expires_at` is refused.
-        times = (gettext_lazy("When"), {"fields": ("scheduled_at", "expires_at")[: 1 + settings.USE_TZ]})
+        moments = ("scheduled_at", "expires_at") if settings.USE_TZ else ("scheduled_at",)
+        times = (gettext_lazy("When"), {"fields": moments})
         more = (gettext_lazy("More"), {"fields": ("kind", "tag"), "classes": ("collapse",)})
         message = (None, {"fields": ("title", "body", "level", "url")})
         if obj is None or self.has_change_permission(request, obj):

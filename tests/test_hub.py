@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from unittest import mock
 
@@ -278,8 +278,10 @@ async def test_recheck_of_everybody_now_and_then(stage: Stage, conf: dict[str, A
         assert other.subscription.ended is None
 
 
-async def test_recheck_of_many_takes_a_portion_at_a_time_in_turn(stage: Stage) -> None:
-    everybody = [Principal(f"reader {number}") for number in range(6)]
+@asynccontextmanager
+async def readers(stage: Stage, count: int) -> AsyncIterator[tuple[list[Principal], list[list[Principal]]]]:
+    """Yield so many people with a stream each, and the looks at their rights, two at a time, that follow."""
+    everybody = [Principal(f"reader {number}") for number in range(count)]
     async with AsyncExitStack() as streams:
         for principal in everybody:
             stage.log.access[principal] = Access((TOPIC,))
@@ -287,10 +289,7 @@ async def test_recheck_of_many_takes_a_portion_at_a_time_in_turn(stage: Stage) -
         looks = stage.log.keys["authorize"]
         looks.clear()
         with patched(SESSIONS_INTERVAL=0.02), mock.patch.object(Rota, "due", two_of):
-            await eventually(lambda: len(looks) >= 6)
-    assert [len(look) for look in looks[:6]] == [2] * 6
-    for turn in (looks[:3], looks[3:6]):
-        assert {principal for look in turn for principal in look} == set(everybody)
+            yield everybody, looks
 
 
 def two_of(rota: Rota, line: Mapping[Any, float], now: float, interval: float) -> tuple[Any, ...]:
@@ -298,21 +297,21 @@ def two_of(rota: Rota, line: Mapping[Any, float], now: float, interval: float) -
     return tuple(line)[:2]
 
 
+async def test_recheck_of_many_takes_a_portion_at_a_time_in_turn(stage: Stage) -> None:
+    async with readers(stage, 6) as (everybody, looks):
+        await eventually(lambda: len(looks) >= 6)
+    assert [len(look) for look in looks[:6]] == [2] * 6
+    for turn in (looks[:3], looks[3:6]):
+        assert {principal for look in turn for principal in look} == set(everybody)
+
+
 async def test_recheck_of_some_that_fails_is_tried_again_before_others_are_looked_at(stage: Stage) -> None:
-    everybody = [Principal(f"reader {number}") for number in range(4)]
-    async with AsyncExitStack() as streams:
-        for principal in everybody:
-            stage.log.access[principal] = Access((TOPIC,))
-            await streams.enter_async_context(stage.live(user=principal.user))
-        looks = stage.log.keys["authorize"]
-        looks.clear()
+    async with readers(stage, 4) as (everybody, looks):
         stage.log.fails["authorize"] = OSError("away")
-        with patched(SESSIONS_INTERVAL=0.02), mock.patch.object(Rota, "due", two_of):
-            await eventually(lambda: len(looks) >= 3)
-            failed = {principal for look in looks for principal in look}
-            assert failed == set(everybody[:2])
-            stage.log.fails.clear()
-            await eventually(lambda: {principal for look in looks for principal in look} == set(everybody))
+        await eventually(lambda: len(looks) >= 3)
+        assert {principal for look in looks for principal in look} == set(everybody[:2])
+        stage.log.fails.clear()
+        await eventually(lambda: {principal for look in looks for principal in look} == set(everybody))
 
 
 async def test_recheck_that_fails_leaves_streams_as_they_are(stage: Stage) -> None:

@@ -401,7 +401,7 @@ async def test_what_expired_while_the_page_was_away_is_announced_nowhere(
     soon = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
     notice, other = {"kind": "shop.notice", "title": "Closing"}, {"title": "Sale"}
     ids = notify(worker, {**notice, "expires_at": soon}, {**other, "expires_at": soon}, notice, other)
-    await asyncio.sleep(2.5)  # until they are over
+    await eventually(lambda: asyncio.to_thread(inbox, worker), lambda inbox: inbox["unread"] == ids[:1:-1])
     await alice.set_offline(False)
     await heard(page, ids, within=60)
     await expect(page.locator(BADGE)).to_have_text("2")

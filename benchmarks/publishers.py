@@ -214,7 +214,7 @@ class Notifications(Publisher):
         return plain
 
     def _statements_by_cursor(self) -> Callable[[], None]:
-        """Return what has a cursor run the statements of one ``notify()``, known beforehand, in two transactions."""
+        """Return what has a cursor run the statements of one ``notify()``, known beforehand."""
         from django.db import connection
 
         seen: list[tuple[str, Any]] = []
@@ -226,22 +226,16 @@ class Notifications(Publisher):
         self.notify("bare", "Shipped", BODY, url="/orders/9/")
         with connection.execute_wrapper(note), self.atomic():
             self.notify("bare", "Shipped", BODY, url="/orders/9/")
-        notification, event, lock, waiting, (number, _), (advance, _) = seen
+        pair, number = seen
 
-        def run(sql: str, params: Any, fetches: bool = True) -> list[Any]:
+        def run(sql: str, params: Any) -> list[Any]:
             with connection.cursor() as cursor:
                 cursor.execute(sql, params)
-                return cursor.fetchall() if fetches else []
+                return cursor.fetchall()
 
         def bare() -> None:
-            with self.atomic():
-                run(*notification)
-                run(*event)
-            with self.atomic():
-                ((topic, _, _, head, _),) = run(*lock)
-                ((pk, *_),) = run(*waiting)
-                run(number, (head + 1, pk), fetches=False)
-                run(advance, (head + 1, topic), fetches=False)
+            run(*pair)
+            run(*number)
 
         bare()
         return bare

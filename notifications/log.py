@@ -10,23 +10,20 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from django.db import connections, router, transaction
-from django.db.backends.utils import CursorWrapper
 from django.db.models import DateTimeField, Min, QuerySet, Value
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Least, Now
-from django.db.models.sql import Query
 
-from . import doorbell, failpoints
+from . import doorbell, failpoints, postgresql
 from .models import Event, Topic, new_epoch
 from .settings import conf
-from .statements import among, fetch, insert, run, update_of
+from .statements import among, insert
 
 __all__ = [
     "Head",
@@ -36,6 +33,7 @@ __all__ = [
     "append",
     "database",
     "drain",
+    "drain_after_commit",
     "heads",
     "newest_undrained",
     "read",
@@ -51,8 +49,6 @@ T = TypeVar("T")
 #: How much one short lock covers; more is numbered by another round.
 TOPICS_AT_ONCE = 200
 EVENTS_AT_ONCE = 500
-#: What a drain reads of them, in the order in which the models have it.
-TOPIC_FIELDS, EVENT_FIELDS = ("id", "name", "epoch", "head", "floor"), ("id", "topic", "type", "payload")
 #: Ways of SQLite's to begin a transaction in which nobody else writes.
 LOCKING_MODES = ("IMMEDIATE", "EXCLUSIVE")
 #: A drain's UPDATE and its COMMIT are this far apart at most; the safety poll looks back by as much.
@@ -112,13 +108,18 @@ def append(events: Iterable[tuple[str, str, str]]) -> None:
         else:
             new = [Event(topic=topic, type=type, payload=payload) for topic, type, payload in rows]
             Event.objects.using(alias).bulk_create(new, batch_size=1000)
-        names = _waiting(alias)
-        if not _will_drain(alias):  # What was named in a transaction that was rolled back since then.
-            names.clear()
-        names.update(topic for topic, _, _ in rows)
-        # Registered each time, because the callback of a savepoint that is rolled back is forgotten with it;
-        # the first one to run takes the names of all.
-        transaction.on_commit(partial(_drain_waiting, alias), using=alias, robust=True)
+        drain_after_commit(alias, (topic for topic, _, _ in rows))
+
+
+def drain_after_commit(alias: str, topics: Iterable[str]) -> None:
+    """Have topics in which events were inserted drained when the open transaction commits, or now if none is open."""
+    names = _waiting(alias)
+    if not _will_drain(alias):  # What was named in a transaction that was rolled back since then.
+        names.clear()
+    names.update(topics)
+    # Registered each time, because the callback of a savepoint that is rolled back is forgotten with it;
+    # the first one to run takes the names of all.
+    transaction.on_commit(partial(_drain_waiting, alias), using=alias, robust=True)
 
 
 def _waiting(alias: str) -> set[str]:
@@ -172,83 +173,57 @@ def drain(topics: Iterable[str], *, using: str | None = None) -> int:
 
 
 def _number(names: Sequence[str], alias: str) -> tuple[list[doorbell.Hint], int]:
-    with _transaction(alias) as cursor:
-        topics = {topic.name: topic for topic in _locked(names, cursor)}
-        if len(topics) == len(names):
-            return _number_locked(topics, cursor)
-    # New topics are made outside of the transaction, in order, so that two drains never wait for each other's.
-    missing = [Topic(name=name) for name in names if name not in topics]
-    Topic.objects.using(alias).bulk_create(missing, ignore_conflicts=True)
-    with _transaction(alias) as cursor:
-        return _number_locked({topic.name: topic for topic in _locked(names, cursor)}, cursor)
+    number = _number_in_one_statement if postgresql.understood_by(alias) else _number_in_a_transaction
+    found, hints, numbered = number(names, alias)
+    if missing := [name for name in names if name not in found]:
+        # New topics are made outside of any transaction, in order, so that two drains never wait for each other's.
+        Topic.objects.using(alias).bulk_create([Topic(name=name) for name in missing], ignore_conflicts=True)
+        _, more, count = number(missing, alias)
+        return hints + more, numbered + count
+    return hints, numbered
 
 
-@contextmanager
-def _transaction(alias: str) -> Iterator[CursorWrapper]:
-    """Begin a transaction and yield one cursor for all of its statements."""
-    with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
-        yield cursor
+def _number_in_one_statement(names: Sequence[str], alias: str) -> tuple[set[str], list[doorbell.Hint], int]:
+    found: set[str] = set()
+    grouped: defaultdict[tuple[str, str], list[LogEvent]] = defaultdict(list)
+    for row in postgresql.number(names, EVENTS_AT_ONCE, alias):
+        found.add(row.topic)
+        if row.seq is not None:
+            grouped[row.topic, row.epoch].append(LogEvent(row.seq, row.type, row.payload))
+    hints = [doorbell.Hint(name, epoch, events[-1].seq, tuple(events)) for (name, epoch), events in grouped.items()]
+    return found, hints, sum(map(len, grouped.values()))
 
 
-def _locked(names: Sequence[str], cursor: CursorWrapper) -> list[Topic]:
-    connection, alias = cursor.db, cursor.db.alias
+def _number_in_a_transaction(names: Sequence[str], alias: str) -> tuple[set[str], list[doorbell.Hint], int]:
+    grouped: dict[str, list[LogEvent]] = defaultdict(list)
+    with transaction.atomic(using=alias):
+        topics = {topic.name: topic for topic in _locked(names, alias)}
+        waiting = Event.objects.using(alias).filter(topic__in=list(topics), seq=None).order_by("pk")
+        events = list(waiting[:EVENTS_AT_ONCE])
+        for event in events:
+            topic = topics[event.topic]
+            topic.head += 1
+            event.seq = topic.head
+            grouped[event.topic].append(LogEvent(event.seq, event.type, event.payload))
+        advanced = [topics[name] for name in grouped]
+        for topic in advanced:
+            topic.advanced_at = Now()
+        Event.objects.using(alias).bulk_update(events, ["seq"])
+        Topic.objects.using(alias).bulk_update(advanced, ["head", "advanced_at"])
+    hints = [doorbell.Hint(topic.name, topic.epoch, topic.head, tuple(grouped[topic.name])) for topic in advanced]
+    return set(topics), hints, len(events)
+
+
+def _locked(names: Sequence[str], alias: str) -> list[Topic]:
+    """Return these topics, locked until the transaction ends, in the order of their ids."""
+    connection, topics = connections[alias], Topic.objects.using(alias).filter(name__in=names)
     if (
         not connection.features.has_select_for_update
         and getattr(connection, "transaction_mode", None) not in LOCKING_MODES
     ):
         # SQLite ignores select_for_update; to write first is what takes its lock instead of failing at once later.
-        Topic.objects.using(alias).filter(name__in=names).update(advanced_at=Now())
-    if len(names) == 1:
-        return [Topic.from_db(alias, TOPIC_FIELDS, row) for row in fetch(cursor, _lock, *names)]
-    return list(Topic.objects.using(alias).filter(name__in=names).order_by("pk").select_for_update())
-
-
-def _number_locked(topics: dict[str, Topic], cursor: CursorWrapper) -> tuple[list[doorbell.Hint], int]:
-    alias = cursor.db.alias
-    if len(topics) == 1:
-        events = [Event.from_db(alias, EVENT_FIELDS, row) for row in fetch(cursor, _waiting_in, *topics)]
-    else:
-        waiting = Event.objects.using(alias).filter(topic__in=list(topics), seq=None).order_by("pk")
-        events = list(waiting[:EVENTS_AT_ONCE])
-    grouped: dict[str, list[LogEvent]] = defaultdict(list)
-    for event in events:
-        topic = topics[event.topic]
-        topic.head += 1
-        event.seq = topic.head
-        grouped[event.topic].append(LogEvent(event.seq, event.type, event.payload))
-    advanced = [topics[name] for name in grouped]
-    if len(events) == 1:
-        run(cursor, _number_one, events[0].seq, events[0].pk)
-    else:
-        Event.objects.using(alias).bulk_update(events, ["seq"])
-    if len(advanced) == 1:
-        run(cursor, _advance_one, advanced[0].head, advanced[0].pk)
-    else:
-        for topic in advanced:
-            topic.advanced_at = Now()
-        Topic.objects.using(alias).bulk_update(advanced, ["head", "advanced_at"])
-    hints = [doorbell.Hint(topic.name, topic.epoch, topic.head, tuple(grouped[topic.name])) for topic in advanced]
-    return hints, len(events)
-
-
-# The statements for the drain of one topic with one event, which most are.
-
-
-def _lock(name: str) -> Query:
-    return Topic.objects.filter(name=name).select_for_update().values_list(*TOPIC_FIELDS).query
-
-
-def _waiting_in(topic: str) -> Query:
-    rows = Event.objects.filter(topic=topic, seq=None).order_by("pk").values_list(*EVENT_FIELDS)
-    return rows[:EVENTS_AT_ONCE].query
-
-
-def _number_one(seq: int, pk: int) -> Query:
-    return update_of(Event.objects.filter(pk=pk), seq=seq)
-
-
-def _advance_one(head: int, pk: int) -> Query:
-    return update_of(Topic.objects.filter(pk=pk), head=head, advanced_at=Now())
+        topics.update(advanced_at=Now())
+    return list(topics.order_by("pk").select_for_update())
 
 
 def newest_undrained() -> int | None:
@@ -338,8 +313,8 @@ def trim(*, older_than: timedelta | None = None, batch: int = 500) -> int:
 
 def _trim(name: str, cutoff: Combinable, batch: int, alias: str) -> int:
     """Delete the lowest events of a topic up to the first that is younger than ``cutoff``, and raise its floor."""
-    with _transaction(alias) as cursor:
-        for topic in _locked([name], cursor):
+    with transaction.atomic(using=alias):
+        for topic in _locked([name], alias):
             rows = Event.objects.using(alias).filter(topic=name)
             kept = rows.filter(created_at__gte=cutoff).aggregate(first=Min("seq"))["first"]
             # Not from the floor: rows may be missing above it, deleted by hand.
@@ -361,8 +336,8 @@ def rotate_epoch(topics: Iterable[str] | None = None) -> int:
         names = names.filter(name__in=list(topics))
     count = 0
     for batch in _batches(sorted(names), TOPICS_AT_ONCE):
-        with _transaction(alias) as cursor:
-            rows = _locked(batch, cursor)
+        with transaction.atomic(using=alias):
+            rows = _locked(batch, alias)
             for topic in rows:
                 topic.epoch = new_epoch()
                 topic.advanced_at = Now()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -24,7 +25,7 @@ from django.db.models.signals import post_save, pre_save
 from django.utils import timezone
 from django.utils.functional import Promise
 
-from . import log
+from . import log, postgresql
 from .access import EVERYONE, STAFF, group_topic, topic_name, user_topic
 from .broadcasts import recipients
 from .envelope import dumps, valid_type
@@ -327,31 +328,60 @@ def _send(broadcast: Broadcast) -> None:
 
 
 def _publish_all(notifications: list[Notification]) -> None:
-    """Insert notifications and their events: two INSERTs, whatever their number."""
+    """Insert notifications and their events: two INSERTs, whatever their number; PostgreSQL does one pair at once."""
     alias = log.database()
-    with transaction.atomic(using=alias, savepoint=False):
-        if len(notifications) == 1 or not connections[alias].features.can_return_rows_from_bulk_insert:
-            for notification in notifications:
-                _save(notification, alias)
+    pair = _columns(notifications[0]) if len(notifications) == 1 and postgresql.understood_by(alias) else None
+    # One statement needs no transaction of its own. One that is open already is to be marked as broken if that fails.
+    whole = pair is not None and connections[alias].get_autocommit()
+    with nullcontext() if whole else transaction.atomic(using=alias, savepoint=False):
+        if pair is not None:
+            _insert_pair(notifications[0], pair, alias)
         else:
-            Notification.objects.using(alias).bulk_create(notifications)
-        log.append(
-            (notification.topic, "notification", _rendered(notification_payload(notification)))
-            for notification in notifications
-        )
+            _insert(notifications, alias)
         transaction.on_commit(partial(_announce, notifications), using=alias, robust=True)
+
+
+def _insert(notifications: list[Notification], alias: str) -> None:
+    if len(notifications) == 1 or not connections[alias].features.can_return_rows_from_bulk_insert:
+        for notification in notifications:
+            _save(notification, alias)
+    else:
+        Notification.objects.using(alias).bulk_create(notifications)
+    log.append(
+        (notification.topic, "notification", _rendered(notification_payload(notification)))
+        for notification in notifications
+    )
+
+
+def _insert_pair(notification: Notification, values: dict[str, Any], alias: str) -> None:
+    # The payload begins with the id, which is not known yet.
+    before, _, after = _rendered(notification_payload(notification)).partition("null")
+    key = postgresql.insert_with_event(alias, Notification, values, (notification.topic, "notification", before, after))
+    _saved(notification, key, alias)
+    log.drain_after_commit(alias, [notification.topic])
 
 
 def _save(notification: Notification, alias: str) -> None:
     """Save a new notification; without the ORM, which writes its statement anew each time, where nobody can tell."""
-    told = pre_save.has_listeners(Notification) or post_save.has_listeners(Notification)
-    if told or not connections[alias].features.can_return_rows_from_bulk_insert:
+    values = _columns(notification)
+    if values is None or not connections[alias].features.can_return_rows_from_bulk_insert:
         return notification.save(using=alias, force_insert=True)
+    _saved(notification, insert(alias, Notification, **values), alias)
+
+
+def _columns(notification: Notification) -> dict[str, Any] | None:
+    """Return what is to be inserted, by ``attname``; None if only the ORM may do it, since somebody could tell."""
+    if pre_save.has_listeners(Notification) or post_save.has_listeners(Notification):
+        return None
     fields = Notification._meta.concrete_fields
     values = {f.attname: f.pre_save(notification, True) for f in fields if not (f.primary_key or f.generated)}
     if any(hasattr(value, "resolve_expression") for value in values.values()):  # A field that the site added, say.
-        return notification.save(using=alias, force_insert=True)
-    notification.pk = insert(alias, Notification, **values)
+        return None
+    return values
+
+
+def _saved(notification: Notification, key: Any, alias: str) -> None:
+    notification.pk = key
     notification._state.adding, notification._state.db = False, alias
 
 

@@ -1,28 +1,23 @@
 """Statements that take the ORM longer to write than the database to carry out.
 
-To insert a notification and its event takes one each, to number it four small ones; they are written once for each
-database, by the ORM still, in whatever words that database understands (:func:`insert`, :func:`fetch`, :func:`run`).
-And a thousand texts are a thousand parameters, each of which is looked at by the field, by the compiler and by the
-driver; here they are one (:func:`among`).
+The INSERT of one row is written once for each database, by the ORM still, in whatever words that database understands
+(:func:`insert`). And a thousand texts are a thousand parameters, each of which is looked at by the field, by the
+compiler and by the driver; here they are one (:func:`among`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.utils import CursorWrapper
-from django.db.models import Field, Model, QuerySet
+from django.db.models import Field, Model
 from django.db.models.expressions import RawSQL
-from django.db.models.sql import InsertQuery, Query, UpdateQuery
+from django.db.models.sql import InsertQuery
 
-__all__ = ["Statement", "among", "fetch", "insert", "run", "update_of"]
-
-#: Returns the query for some values; those must be all its parameters, in the order in which SQL has them.
-Statement = Callable[..., Query]
+__all__ = ["KnownInsert", "among", "insert", "written_insert"]
 
 
 def _array(texts: list[str]) -> str:
@@ -47,29 +42,7 @@ class KnownInsert(NamedTuple):
     returns: bool
 
 
-_known: dict[tuple[str, str, Statement], str] = {}
 _known_inserts: dict[tuple[str, str, type[Model], tuple[str, ...]], KnownInsert] = {}
-
-
-def fetch(cursor: CursorWrapper, statement: Statement, *values: Any) -> list[tuple[Any, ...]]:
-    """Return the rows of a SELECT as tuples, of text and numbers only: nothing is converted.
-
-    :param cursor: may have been used before; to open one takes half as long as to run a statement on it.
-    """
-    cursor.execute(*_written(cursor.db, statement, values))
-    return list(cursor.fetchall())
-
-
-def run(cursor: CursorWrapper, statement: Statement, *values: Any) -> None:
-    """Run an UPDATE on a cursor, see :func:`fetch`."""
-    cursor.execute(*_written(cursor.db, statement, values))
-
-
-def update_of(rows: QuerySet[Any], **fields: Any) -> Query:
-    """Return the query of ``rows.update(**fields)``."""
-    query = cast(UpdateQuery, rows.query.chain(UpdateQuery))
-    query.add_update_values(fields)
-    return query
 
 
 def insert(using: str, model: type[Model], /, **values: Any) -> Any:
@@ -77,16 +50,21 @@ def insert(using: str, model: type[Model], /, **values: Any) -> Any:
 
     :param values: what its fields (by ``attname``) are to hold, no expressions; the database fills in the rest.
     """
+    known, parameters = written_insert(using, model, values)
+    with connections[using].cursor() as cursor:
+        cursor.execute(known.sql, parameters)
+        return cursor.fetchall()[0][0] if known.returns else None
+
+
+def written_insert(using: str, model: type[Model], values: dict[str, Any]) -> tuple[KnownInsert, list[Any]]:
+    """Return the statement that :func:`insert` runs, which a larger one may hold, and its parameters."""
     connection = connections[using]
     key = using, connection.vendor, model, tuple(values)
     if (known := _known_inserts.get(key)) is None:
         known = _known_inserts[key] = _written_insert(connection, model, values)
-    parameters = [
+    return known, [
         field.get_db_prep_save(value, connection) for field, value in zip(known.fields, values.values(), strict=True)
     ]
-    with connection.cursor() as cursor:
-        cursor.execute(known.sql, parameters)
-        return cursor.fetchall()[0][0] if known.returns else None
 
 
 def among(texts: Iterable[str], using: str) -> Any:
@@ -96,18 +74,6 @@ def among(texts: Iterable[str], using: str) -> Any:
         return texts
     rows, parameter = ROWS_OF[vendor]
     return RawSQL(rows, [parameter(texts)])
-
-
-def _written(
-    connection: BaseDatabaseWrapper, statement: Statement, values: tuple[Any, ...]
-) -> tuple[str, tuple[Any, ...]]:
-    key = connection.alias, connection.vendor, statement
-    if (sql := _known.get(key)) is not None:
-        return sql, values
-    sql, parameters = statement(*values).get_compiler(connection=connection).as_sql()
-    if tuple(parameters) == values:  # Else this database has it in another form, which is right this time only.
-        _known[key] = sql
-    return sql, tuple(parameters)
 
 
 def _written_insert(connection: BaseDatabaseWrapper, model: type[Model], values: dict[str, Any]) -> KnownInsert:

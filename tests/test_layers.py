@@ -19,6 +19,7 @@ LAYERS = {
             "pubsub",
             "doorbell",
             "statements",
+            "postgresql",
             "log",
             "publishing",
             "binding",

@@ -2,61 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import pytest
 from django.db import connection
-from django.db.backends.utils import CursorWrapper
-from django.db.models import F, Value
-from django.db.models.sql import Query
 from django.utils import timezone
 
 from notifications import statements
 from notifications.models import Event, Notification, Topic
-from notifications.statements import among, fetch, insert, run, update_of
+from notifications.statements import among, insert
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
 def nothing_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statements, "_known", {})
     monkeypatch.setattr(statements, "_known_inserts", {})
-
-
-def named(name: str) -> Query:
-    return Topic.objects.filter(name=name).values_list("name", "head").query
-
-
-def beyond(head: int) -> Query:
-    return update_of(Topic.objects.filter(head__gt=head), head=F("head") + Value(1))
-
-
-def moved(head: int, name: str) -> Query:
-    return update_of(Topic.objects.filter(name=name), head=head)
-
-
-@pytest.fixture
-def cursor(db: None) -> Iterator[CursorWrapper]:
-    with connection.cursor() as cursor:
-        yield cursor
-
-
-def test_rows_of_other_values(cursor: CursorWrapper) -> None:
-    Topic.objects.bulk_create(Topic(name=name, head=head) for name, head in (("a", 1), ("b", 2)))
-    written = mock.Mock(side_effect=named)
-    assert [fetch(cursor, written, name) for name in "abcb"] == [[("a", 1)], [("b", 2)], [], [("b", 2)]]
-    written.assert_called_once_with("a")
-
-
-def test_update_with_other_values(cursor: CursorWrapper) -> None:
-    Topic.objects.bulk_create(Topic(name=name) for name in "ab")
-    run(cursor, moved, 5, "a")
-    run(cursor, moved, 7, "b")
-    run(cursor, moved, 7, "c")
-    assert sorted(Topic.objects.values_list("name", "head")) == [("a", 5), ("b", 7)]
 
 
 def test_insert_of_other_values(monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any) -> None:
@@ -88,19 +50,6 @@ def test_values_are_inserted_as_their_fields_have_them() -> None:
     row = Notification.objects.get()
     assert (row.data, row.created_at, row.target_id, row.title) == ({"a": [1, None, "é"]}, now, "7", "é %s")
     assert row.expires_at is None and row.broadcast_id is None
-
-
-def test_statement_with_parameters_of_its_own_is_written_each_time(cursor: CursorWrapper) -> None:
-    Topic.objects.bulk_create(Topic(name=name, head=head) for name, head in (("a", 1), ("b", 5)))
-    run(cursor, beyond, 3)
-    run(cursor, beyond, 0)
-    assert sorted(Topic.objects.values_list("name", "head")) == [("a", 2), ("b", 7)]
-
-
-def test_connection_is_asked_as_by_the_orm(django_assert_num_queries: Any) -> None:
-    with django_assert_num_queries(2), connection.cursor() as cursor:
-        fetch(cursor, named, "a")
-        run(cursor, moved, 1, "a")
 
 
 # --- One parameter for all

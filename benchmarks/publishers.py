@@ -192,7 +192,7 @@ class Notifications(Publisher):
         return result | {name: median(values) * 1000 for name, values in figures.items()}
 
     def _rows_written_plainly(self) -> Callable[[], None]:
-        """Return what writes the rows of one ``notify()`` by the ORM alone, in the same two transactions."""
+        """Return what writes the rows of one ``notify()`` by the ORM alone, in two transactions."""
         from django.db.models.functions import Now
 
         from notifications.models import Event, Notification, Topic

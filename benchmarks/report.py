@@ -214,7 +214,7 @@ def page(results: dict[str, Any]) -> str:
     if notify:
         parts.append(
             "### What `notify()` costs its caller\n\n"
-            f"{notify['queries before commit']} queries before the commit and {notify['queries after commit']} "
+            f"Queries: {notify['queries before commit']} before the commit, {notify['queries after commit']} "
             f"after it; {notify['CPU ms']:.2f} ms of CPU and {notify['ms']:.2f} ms in all, at 50 a second. To write "
             f"the same rows the ORM takes {notify['CPU ms of the rows by the ORM']:.2f} ms of CPU, which is what the "
             "claim below compares with. A cursor that is given the finished statements takes "

@@ -113,35 +113,23 @@ def append(events: Iterable[tuple[str, str, str]]) -> None:
 
 def drain_after_commit(alias: str, topics: Iterable[str]) -> None:
     """Have topics in which events were inserted drained when the open transaction commits, or now if none is open."""
-    names = _waiting(alias)
-    if not _will_drain(alias):  # What was named in a transaction that was rolled back since then.
-        names.clear()
-    names.update(topics)
     # Registered each time, because the callback of a savepoint that is rolled back is forgotten with it;
     # the first one to run takes the names of all.
-    transaction.on_commit(partial(_drain_waiting, alias), using=alias, robust=True)
+    names = _named(alias)
+    names.update(topics)
+    transaction.on_commit(partial(_drain_named, alias, names), using=alias, robust=True)
 
 
-def _waiting(alias: str) -> set[str]:
-    """Return the topics named on this connection since its last commit."""
-    connection = connections[alias]
-    names: set[str] | None = getattr(connection, "notifications_waiting", None)
-    if names is None:
-        names = set()
-        connection.notifications_waiting = names  # type: ignore[attr-defined]
-    return names
+def _named(alias: str) -> set[str]:
+    """Return the topics that a commit of the open transaction drains already, to add to."""
+    for _, callback, *_ in reversed(connections[alias].run_on_commit):
+        if isinstance(callback, partial) and callback.func is _drain_named:
+            names: set[str] = callback.args[1]
+            return names
+    return set()
 
 
-def _will_drain(alias: str) -> bool:
-    """Return whether a commit of the open transaction drains already."""
-    return any(
-        isinstance(entry[1], partial) and entry[1].func is _drain_waiting
-        for entry in reversed(connections[alias].run_on_commit)
-    )
-
-
-def _drain_waiting(alias: str) -> None:
-    waiting = _waiting(alias)
+def _drain_named(alias: str, waiting: set[str]) -> None:
     names = set(waiting)
     waiting.clear()
     failpoints.hit("before-drain")

@@ -7,10 +7,12 @@ So what :mod:`notifications.publishing` and :mod:`notifications.log` do step by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
-from django.db import connections
+from django.db import Error, connections, transaction
+from django.db.backends.utils import CursorWrapper
 from django.db.models import Model
 
 from .models import Event, Topic
@@ -20,7 +22,7 @@ __all__ = ["Numbered", "insert_with_event", "number", "understood_by"]
 
 
 class Numbered(NamedTuple):
-    """An event that was numbered; or, where ``seq`` is None, a topic in which none waited."""
+    """An event that was numbered; or, where ``seq`` is None, a topic of which none was."""
 
     topic: str
     epoch: str
@@ -80,7 +82,9 @@ def number(topics: Sequence[str], limit: int, using: str) -> list[Numbered]:
     # An array would be planned each time, because PostgreSQL does not know how long it is; most drains are of one.
     named, names = ("= %s", topics[0]) if len(topics) == 1 else ("= ANY(%s)", list(topics))
     sql = NUMBER.format(topics=_table(Topic, using), events=_table(Event, using), named=named, limit=limit)
-    with connections[using].cursor() as cursor:
+    # Drains follow a commit. In a test of the site's that only seems to commit, what fails must not break all of it.
+    apart = transaction.atomic(using=using) if connections[using].in_atomic_block else nullcontext()
+    with apart, _cursor(using) as cursor:
         cursor.execute(sql, [names])
         return [Numbered(*row) for row in cursor.fetchall()]
 
@@ -92,9 +96,22 @@ def insert_with_event(using: str, model: type[Model], values: dict[str, Any], ev
     """
     known, parameters = written_insert(using, model, values)
     sql = INSERT_WITH_EVENT.format(insert=known.sql, events=_table(Event, using))
-    with connections[using].cursor() as cursor:
+    with _cursor(using) as cursor:
         cursor.execute(sql, [*parameters, *event])
         return cursor.fetchone()[0]
+
+
+@contextmanager
+def _cursor(using: str) -> Iterator[CursorWrapper]:
+    """Open a cursor; a connection that is found lost is closed, as ``atomic()`` does, so that the next one is new."""
+    connection = connections[using]
+    try:
+        with connection.cursor() as cursor:
+            yield cursor
+    except Error:
+        if not connection.in_atomic_block and not connection.is_usable():
+            connection.close()
+        raise
 
 
 def _table(model: type[Model], using: str) -> str:

@@ -75,8 +75,9 @@ def notify(
 ) -> Notification:
     """Notify a user, a group or the readers of a topic; return the row.
 
-    Two INSERTs in the caller's transaction (and, for a group, a look whether it is still there). After commit it is
-    numbered and shown in every open browser concerned; if the transaction is rolled back, nothing ever happened.
+    Two INSERTs in the caller's transaction, on PostgreSQL one statement for both (and, for a group, a look whether it
+    is still there). After commit it is numbered and shown in every open browser concerned; if the transaction is
+    rolled back, nothing ever happened.
 
     :param to: a saved user, a :class:`~django.contrib.auth.models.Group`, or a topic name (``"everyone"``,
         ``"staff"``, ``"order:9"``).
@@ -354,8 +355,8 @@ def _insert(notifications: list[Notification], alias: str) -> None:
 
 
 def _insert_pair(notification: Notification, values: dict[str, Any], alias: str) -> None:
-    # The payload begins with the id, which is not known yet.
     before, _, after = _rendered(notification_payload(notification)).partition("null")
+    assert before == '{"id":', before  # Its id is not known yet.
     key = postgresql.insert_with_event(alias, Notification, values, (notification.topic, "notification", before, after))
     _saved(notification, key, alias)
     log.drain_after_commit(alias, [notification.topic])

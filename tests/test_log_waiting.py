@@ -45,3 +45,22 @@ def test_topic_of_a_savepoint_that_is_rolled_back_takes_no_other_with_it() -> No
         append("after")
     assert {"before", "after"} <= topics()
     assert not Event.objects.filter(seq=None).exists()
+
+
+def test_callback_that_publishes_leaves_the_topics_of_its_transaction_to_their_drain() -> None:
+    with transaction.atomic():
+        transaction.on_commit(lambda: append("by-the-callback"))
+        append("before")
+        append("before-too")
+    assert topics() == {"by-the-callback", "before", "before-too"}
+    assert not Event.objects.filter(seq=None).exists()
+
+
+def test_callback_between_two_that_publishes_leaves_nothing_behind() -> None:
+    with transaction.atomic():
+        append("first")
+        transaction.on_commit(lambda: append("by-the-callback"))
+        with transaction.atomic():
+            append("second")
+    assert topics() == {"first", "by-the-callback", "second"}
+    assert not Event.objects.filter(seq=None).exists()

@@ -1,4 +1,4 @@
-"""One statement where others take several: right, too, when drains meet. (With SQLite the same holds, step by step.)"""
+"""One statement where others take several: right, too, when drains meet; and so is step by step what it stands for."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.db.models.functions import Now
 
-from notifications import doorbell, log, notify, postgresql
+from notifications import doorbell, failpoints, log, notify, postgresql
 from notifications.doorbell import Hint
 from notifications.models import Event, Notification, Topic
 from tests.servers import wait_until
@@ -22,6 +22,20 @@ from tests.servers import wait_until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 POSTGRESQL = connection.vendor == "postgresql"
+WAITS = """
+SELECT EXISTS (
+    SELECT 1 FROM pg_locks awaited JOIN pg_locks held USING (pid) JOIN pg_database ON pg_database.oid = held.database
+    WHERE NOT awaited.granted AND datname = current_database()
+)
+"""
+
+
+@pytest.fixture(autouse=True, params=["in one statement", "step by step"] if POSTGRESQL else ["step by step"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each test goes both ways, where there are two."""
+    if request.param == "step by step":
+        monkeypatch.setattr(postgresql, "understood_by", lambda using: False)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -49,7 +63,7 @@ def numbers(topic: str) -> list[int | None]:
 def held_up() -> bool:
     """Return whether somebody waits for a lock. SQLite does not tell."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)" if POSTGRESQL else "SELECT 1")
+        cursor.execute(WAITS if POSTGRESQL else "SELECT 1")
         return bool(cursor.fetchone()[0])
 
 
@@ -77,20 +91,17 @@ def held_up_by_a_transaction(call: Callable[[], Any]) -> Iterator[Callable[[], N
     assert not thread.is_alive() and not errors, errors
 
 
-def test_only_postgresql_is_asked_so() -> None:
-    assert postgresql.understood_by("default") is POSTGRESQL
-
-
-def test_drain_that_waited_leaves_out_what_was_numbered_meanwhile(hints: list[Hint]) -> None:
-    append("a")
-    waiting("a", "a")
+@pytest.mark.parametrize("topics", ["a", "abc"])
+def test_drain_that_waited_leaves_out_what_was_numbered_meanwhile(topics: str, hints: list[Hint]) -> None:
+    append(*topics)
+    waiting(*topics, *topics)
     hints.clear()
-    with held_up_by_a_transaction(lambda: append("a")) as begin:
-        assert log._number(["a"], "default")[1] == 2
+    with held_up_by_a_transaction(lambda: append(*topics)) as begin:
+        assert log._number(list(topics), "default")[1] == 2 * len(topics)
         begin()  # Its statement sees these two without numbers, as long as this one has not committed.
-    assert numbers("a") == [1, 2, 3, 4]
-    assert Topic.objects.get().head == 4
-    assert [(hint.seq, [event[0] for event in hint.events]) for hint in hints] == [(4, [4])]
+    assert [numbers(topic) for topic in topics] == [[1, 2, 3, 4]] * len(topics)
+    assert set(Topic.objects.values_list("name", "head")) == {(topic, 4) for topic in topics}
+    assert {(hint.name, *(event[0] for event in hint.events)) for hint in hints} == {(topic, 4) for topic in topics}
 
 
 def test_drain_that_waited_advances_its_topic_at_the_time_of_its_end() -> None:
@@ -164,3 +175,42 @@ def test_payload_holds_the_id_and_all_else_as_given(title: str) -> None:
     assert (payload["data"], payload["tag"]) == ({"null": None, "%": "{0}"}, "null")
     assert Notification.objects.get() == row
     assert Notification.objects.get().title == title
+
+
+# --- A connection that is lost
+
+
+def cut_off() -> None:
+    """Cut this thread's connection to PostgreSQL, as a restart does."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (own,) = cursor.fetchone()
+    another = connection.copy()
+    try:
+        with another.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [own])
+    finally:
+        another.close()
+
+
+def test_lost_connection_is_made_anew_by_the_next_call() -> None:
+    if not POSTGRESQL:
+        return  # A file has no connection.
+    notify("a", "before")
+    cut_off()
+    with pytest.raises(OperationalError):
+        notify("a", "lost")
+    notify("a", "after")
+    assert numbers("a") == [1, 2]
+
+
+def test_connection_that_is_lost_before_the_drain_is_made_anew_by_the_site(caplog: pytest.LogCaptureFixture) -> None:
+    if not POSTGRESQL:
+        return
+    notify("a", "before")
+    with mock.patch.object(failpoints, "hit", side_effect=lambda point: cut_off() if point == "before-drain" else None):
+        notify("a", "committed")
+    assert "the sweeper will repeat it" in caplog.text
+    with transaction.atomic():
+        notify("a", "after")
+    assert numbers("a") == [1, 2, 3]

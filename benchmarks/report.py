@@ -219,7 +219,8 @@ def page(results: dict[str, Any]) -> str:
             f"the same rows the ORM takes {notify['CPU ms of the rows by the ORM']:.2f} ms of CPU, which is what the "
             "claim below compares with. A cursor that is given the finished statements takes "
             f"{notify['CPU ms of the statements by a cursor']:.2f} ms; `notify()` is "
-            f"{notify['CPU ms beyond a cursor']:.2f} ms beyond that, with the doorbell, which neither of them rings."
+            f"{notify['CPU ms beyond a cursor']:.2f} ms beyond that, with the doorbell, which neither of them rings. "
+            "(Medians, of the differences, too.)"
         )
     parts.append("### Claims\n\n" + claims_table(results))
     if failed:

@@ -132,13 +132,13 @@ def _named(alias: str) -> set[str]:
 def _drain_named(alias: str, waiting: set[str]) -> None:
     names = set(waiting)
     waiting.clear()
-    failpoints.hit("before-drain")
-    if names:
-        try:
+    try:
+        failpoints.hit("before-drain")
+        if names:
             drain(names, using=alias)
-        except Exception:
-            # Committed, only not numbered yet: the caller has done its part, and the sweeper will do ours.
-            logger.exception("draining %d topics failed; the sweeper will repeat it", len(names))
+    except Exception:
+        # Committed, only not numbered yet: the caller has done its part, and the sweeper will do ours.
+        logger.exception("draining %d topics failed; the sweeper will repeat it", len(names))
 
 
 def drain(topics: Iterable[str], *, using: str | None = None) -> int:

@@ -64,8 +64,8 @@ class Event(models.Model):
         verbose_name_plural = _("events")
         constraints = [models.UniqueConstraint(fields=["topic", "seq"], name="notifications_event_topic_seq")]
         indexes = [
-            # In their order, so that a drain reads as many as it numbers, however many wait.
-            models.Index(fields=["topic", "id"], condition=models.Q(seq=None), name="notifications_event_undrained"),
+            # In their order, so that a drain on PostgreSQL reads no more than it numbers, however many wait.
+            models.Index(fields=["topic", "id"], condition=models.Q(seq=None), name="notifications_event_waiting"),
             models.Index(fields=["created_at"], name="notifications_event_age"),
         ]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
-from django.db import Error, connections, transaction
+from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
 from django.db.models import Model
 
@@ -83,7 +83,7 @@ def number(topics: Sequence[str], limit: int, using: str) -> list[Numbered]:
     named, names = ("= %s", topics[0]) if len(topics) == 1 else ("= ANY(%s)", list(topics))
     sql = NUMBER.format(topics=_table(Topic, using), events=_table(Event, using), named=named, limit=limit)
     # Drains follow a commit. In a test of the site's that only seems to commit, what fails must not break all of it.
-    apart = transaction.atomic(using=using) if connections[using].in_atomic_block else nullcontext()
+    apart = nullcontext() if connections[using].get_autocommit() else transaction.atomic(using=using)
     with apart, _cursor(using) as cursor:
         cursor.execute(sql, [names])
         return [Numbered(*row) for row in cursor.fetchall()]
@@ -108,8 +108,8 @@ def _cursor(using: str) -> Iterator[CursorWrapper]:
     try:
         with connection.cursor() as cursor:
             yield cursor
-    except Error:
-        if not connection.in_atomic_block and not connection.is_usable():
+    except BaseException:
+        if connection.autocommit and not connection.is_usable():
             connection.close()
         raise
 

@@ -339,7 +339,10 @@ def _publish_all(notifications: list[Notification]) -> None:
             _insert_pair(notifications[0], pair, alias)
         else:
             _insert(notifications, alias)
-        transaction.on_commit(partial(_announce, notifications), using=alias, robust=True)
+        if whole:
+            _announce(notifications)  # It is committed, and the drain may have lost the connection.
+        else:
+            transaction.on_commit(partial(_announce, notifications), using=alias, robust=True)
 
 
 def _insert(notifications: list[Notification], alias: str) -> None:

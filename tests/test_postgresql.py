@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
 from unittest import mock
 
 import pytest
-from django.db import OperationalError, connection, connections, transaction
+from django.db import DatabaseError, OperationalError, connection, connections, transaction
 from django.db.models.functions import Now
 
-from notifications import doorbell, failpoints, log, notify, postgresql
+from notifications import doorbell, failpoints, log, notification_published, notify, postgresql
 from notifications.doorbell import Hint
 from notifications.models import Event, Notification, Topic
 from tests.servers import wait_until
@@ -85,9 +85,12 @@ def held_up_by_a_transaction(call: Callable[[], Any]) -> Iterator[Callable[[], N
         wait_until(held_up, what="the other to be held up")
 
     thread = threading.Thread(target=run)
-    with transaction.atomic():
-        yield begin
-    thread.join(30)
+    try:
+        with transaction.atomic():
+            yield begin
+    finally:
+        if thread.ident:
+            thread.join(30)
     assert not thread.is_alive() and not errors, errors
 
 
@@ -193,6 +196,14 @@ def cut_off() -> None:
         another.close()
 
 
+@pytest.fixture
+def fresh_connection(transactional_db: None) -> Iterator[None]:
+    """Whatever a test has done to its connection ends with it."""
+    yield
+    connection.close()
+
+
+@pytest.mark.usefixtures("fresh_connection")
 def test_lost_connection_is_made_anew_by_the_next_call() -> None:
     if not POSTGRESQL:
         return  # A file has no connection.
@@ -204,13 +215,55 @@ def test_lost_connection_is_made_anew_by_the_next_call() -> None:
     assert numbers("a") == [1, 2]
 
 
+@pytest.mark.usefixtures("fresh_connection")
 def test_connection_that_is_lost_before_the_drain_is_made_anew_by_the_site(caplog: pytest.LogCaptureFixture) -> None:
     if not POSTGRESQL:
         return
+    published: list[str] = []
+
+    def note(notification: Notification, **_: Any) -> None:
+        published.append(notification.title)
+
+    notification_published.connect(note)
     notify("a", "before")
-    with mock.patch.object(failpoints, "hit", side_effect=lambda point: cut_off() if point == "before-drain" else None):
-        notify("a", "committed")
-    assert "the sweeper will repeat it" in caplog.text
-    with transaction.atomic():
-        notify("a", "after")
+    try:
+        with ExitStack() as away:
+
+            def gone(point: str) -> None:
+                if point == "before-drain":
+                    cut_off()
+                    away.enter_context(mock.patch.object(connection, "connect", side_effect=OperationalError))
+
+            away.enter_context(mock.patch.object(failpoints, "hit", gone))
+            row = notify("a", "committed")
+        assert "the sweeper will repeat it" in caplog.text
+        with transaction.atomic():
+            notify("a", "after")
+    finally:
+        notification_published.disconnect(note)
+    assert Notification.objects.get(title="committed") == row
+    assert published == ["before", "committed", "after"]
     assert numbers("a") == [1, 2, 3]
+
+
+def test_statement_that_fails_costs_nobody_a_connection_that_is_sound() -> None:
+    if not POSTGRESQL:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SET application_name = 'kept'")
+    with mock.patch.object(Event._meta, "db_table", "missing"), pytest.raises(DatabaseError):
+        postgresql.number(["a"], 1, "default")
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW application_name")
+        assert cursor.fetchone() == ("kept",)
+        cursor.execute("RESET application_name")
+
+
+def test_drain_that_fails_where_only_a_test_commits_breaks_nothing_else() -> None:
+    if not POSTGRESQL:
+        return
+    with transaction.atomic():
+        waiting("a")
+        with mock.patch.object(Event._meta, "db_table", "missing"), pytest.raises(DatabaseError):
+            postgresql.number(["a"], 1, "default")
+        assert numbers("a") == [None]

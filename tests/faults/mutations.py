@@ -33,9 +33,16 @@ CORE = "tests/faults/test_core.py"
 MUTATIONS = (
     Mutation(
         "drain lock",
-        "notifications/log.py",
-        "Topic.objects.filter(name=name).select_for_update()",
-        "Topic.objects.filter(name=name)",
+        "notifications/postgresql.py",
+        "WHERE name {named} ORDER BY id FOR UPDATE",
+        "WHERE name {named} ORDER BY id",
+        f"{CORE}::test_drains_of_one_topic_take_turns",
+    ),
+    Mutation(
+        "second look at what waits",
+        "notifications/postgresql.py",
+        "ORDER BY id LIMIT {limit} FOR UPDATE",
+        "ORDER BY id LIMIT {limit}",
         f"{CORE}::test_drains_of_one_topic_take_turns",
     ),
     Mutation(

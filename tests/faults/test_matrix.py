@@ -679,7 +679,7 @@ def test_leaving(make_cluster: MakeCluster, own_redis: RedisServer, row: Row) ->
 
 
 def test_mutations(row: Row) -> None:
-    """The seven most important lines are broken, one at a time
+    """The eight most important lines are broken, one at a time
 
     In a copy of the tree; the smallest tests that are about it must fail (tests/faults/mutations.py).
     """
